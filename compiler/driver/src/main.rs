@@ -1,0 +1,2 @@
+//! The `birkhoff` command.
+fn main() {}

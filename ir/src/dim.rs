@@ -1,0 +1,281 @@
+//! Symbolic sizes: integer polynomials over named dims, in a canonical form.
+//!
+//! In: names and integers. Out: [`Dim`], for which structural equality is equality as a polynomial.
+//! Assumes nothing about the values of the names; does not know their bounds (see [`crate::tensor::DimDecl`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A name of a dim, parameter, input or value. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sym(Arc<str>);
+
+impl Sym {
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Sym {
+    fn from(name: &str) -> Self {
+        Sym(Arc::from(name))
+    }
+}
+
+impl From<String> for Sym {
+    fn from(name: String) -> Self {
+        Sym(Arc::from(name))
+    }
+}
+
+impl std::ops::Deref for Sym {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Sym {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Sym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Sym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Values of named dims.
+pub type SizeEnv = BTreeMap<Sym, i64>;
+
+/// An integer polynomial over named dims, such as `n*C` or `n*n+2*n`.
+///
+/// Canonical: terms sorted by their names, no zero coefficients, each product of names sorted. Coefficients
+/// saturate instead of wrapping; a size that does not fit `i64` is reported by [`Dim::eval`].
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Dim {
+    terms: Vec<(Vec<Sym>, i64)>,
+}
+
+impl Dim {
+    /// The constant `value`.
+    pub fn constant(value: i64) -> Self {
+        Dim { terms: if value == 0 { vec![] } else { vec![(vec![], value)] } }
+    }
+
+    /// The named dim `name`.
+    pub fn sym(name: impl Into<Sym>) -> Self {
+        Dim { terms: vec![(vec![name.into()], 1)] }
+    }
+
+    /// The value, if the polynomial has no names in it.
+    pub fn as_const(&self) -> Option<i64> {
+        match self.terms.as_slice() {
+            [] => Some(0),
+            [(names, value)] if names.is_empty() => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// The name, if the polynomial is exactly one name.
+    pub fn as_sym(&self) -> Option<&Sym> {
+        match self.terms.as_slice() {
+            [(names, 1)] if names.len() == 1 => Some(&names[0]),
+            _ => None,
+        }
+    }
+
+    /// True if this is the constant `value`.
+    pub fn is_const(&self, value: i64) -> bool {
+        self.as_const() == Some(value)
+    }
+
+    /// The terms: sorted names and their coefficient.
+    pub fn terms(&self) -> impl Iterator<Item = (&[Sym], i64)> {
+        self.terms.iter().map(|(names, coeff)| (names.as_slice(), *coeff))
+    }
+
+    /// All names in the polynomial, each once.
+    pub fn syms(&self) -> Vec<Sym> {
+        let mut names: Vec<Sym> = self.terms.iter().flat_map(|(names, _)| names.iter().cloned()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn from_map(map: BTreeMap<Vec<Sym>, i64>) -> Self {
+        Dim { terms: map.into_iter().filter(|(_, coeff)| *coeff != 0).collect() }
+    }
+
+    /// `self + other`.
+    pub fn add(&self, other: &Dim) -> Dim {
+        let mut map: BTreeMap<Vec<Sym>, i64> = self.terms.iter().cloned().collect();
+        for (names, coeff) in &other.terms {
+            let slot = map.entry(names.clone()).or_insert(0);
+            *slot = slot.saturating_add(*coeff);
+        }
+        Dim::from_map(map)
+    }
+
+    /// `self - other`.
+    pub fn sub(&self, other: &Dim) -> Dim {
+        self.add(&other.mul(&Dim::constant(-1)))
+    }
+
+    /// `self * other`.
+    pub fn mul(&self, other: &Dim) -> Dim {
+        let mut map: BTreeMap<Vec<Sym>, i64> = BTreeMap::new();
+        for (names_a, coeff_a) in &self.terms {
+            for (names_b, coeff_b) in &other.terms {
+                let mut names: Vec<Sym> = names_a.iter().chain(names_b).cloned().collect();
+                names.sort();
+                let slot = map.entry(names).or_insert(0);
+                *slot = slot.saturating_add(coeff_a.saturating_mul(*coeff_b));
+            }
+        }
+        Dim::from_map(map)
+    }
+
+    /// Exact quotient by `other`, if `other` divides `self` as a single-term polynomial.
+    pub fn exact_div(&self, other: &Dim) -> Option<Dim> {
+        let [(names_d, coeff_d)] = other.terms.as_slice() else { return None };
+        let mut map = BTreeMap::new();
+        for (names, coeff) in &self.terms {
+            if coeff % coeff_d != 0 {
+                return None;
+            }
+            let mut rest = names.clone();
+            for name in names_d {
+                rest.remove(rest.iter().position(|other| other == name)?);
+            }
+            map.insert(rest, coeff / coeff_d);
+        }
+        Some(Dim::from_map(map))
+    }
+
+    /// Replaces every name that `env` binds by its value.
+    pub fn subst(&self, env: &SizeEnv) -> Dim {
+        self.subst_with(&|name| env.get(name).map(|value| Dim::constant(*value)))
+    }
+
+    /// Replaces every name for which `lookup` answers by that polynomial.
+    pub fn subst_with(&self, lookup: &dyn Fn(&Sym) -> Option<Dim>) -> Dim {
+        let mut sum = Dim::default();
+        for (names, coeff) in &self.terms {
+            let mut product = Dim::constant(*coeff);
+            for name in names {
+                product = product.mul(&lookup(name).unwrap_or_else(|| Dim::sym(name.clone())));
+            }
+            sum = sum.add(&product);
+        }
+        sum
+    }
+
+    /// The value under `env`.
+    ///
+    /// Errors: a name that `env` lacks, or a value that does not fit `i64`.
+    pub fn eval(&self, env: &SizeEnv) -> Result<i64, DimError> {
+        let mut sum: i64 = 0;
+        for (names, coeff) in &self.terms {
+            let mut product = *coeff;
+            for name in names {
+                let value = env.get(name).ok_or_else(|| DimError::Unbound(name.clone()))?;
+                product = product.checked_mul(*value).ok_or_else(|| DimError::Overflow(self.clone()))?;
+            }
+            sum = sum.checked_add(product).ok_or_else(|| DimError::Overflow(self.clone()))?;
+        }
+        Ok(sum)
+    }
+}
+
+/// Why a size has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DimError {
+    /// The named dim has no value.
+    #[error("the dim `{0}` has no value")]
+    Unbound(Sym),
+    /// The value does not fit a signed 64-bit integer.
+    #[error("the size `{0}` does not fit a signed 64-bit integer")]
+    Overflow(Dim),
+}
+
+impl From<i64> for Dim {
+    fn from(value: i64) -> Self {
+        Dim::constant(value)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terms.is_empty() {
+            return f.write_str("0");
+        }
+        // Highest degree first, constants last, as one writes a polynomial.
+        let mut order: Vec<&(Vec<Sym>, i64)> = self.terms.iter().collect();
+        order.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.0.cmp(&b.0)));
+        for (idx, (names, coeff)) in order.into_iter().enumerate() {
+            match (idx, *coeff < 0) {
+                (0, true) => f.write_str("-")?,
+                (0, false) => {}
+                (_, true) => f.write_str("-")?,
+                (_, false) => f.write_str("+")?,
+            }
+            let magnitude = coeff.unsigned_abs();
+            if names.is_empty() {
+                write!(f, "{magnitude}")?;
+                continue;
+            }
+            if magnitude != 1 {
+                write!(f, "{magnitude}*")?;
+            }
+            for (pos, name) in names.iter().enumerate() {
+                if pos > 0 {
+                    f.write_str("*")?;
+                }
+                f.write_str(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_polynomials_are_equal() {
+        let (n, c) = (Dim::sym("n"), Dim::sym("C"));
+        let left = n.add(&Dim::constant(2)).mul(&n);
+        let right = n.mul(&n).add(&n.mul(&Dim::constant(2)));
+        assert_eq!(left, right);
+        assert_eq!(left.to_string(), "n*n+2*n");
+        assert_eq!(n.mul(&c), c.mul(&n));
+        assert_eq!(n.sub(&n).to_string(), "0");
+        assert_eq!(n.mul(&c).exact_div(&n), Some(c));
+    }
+
+    #[test]
+    fn overflow_is_an_error() {
+        let n = Dim::sym("n");
+        let env = SizeEnv::from([(Sym::from("n"), i64::MAX)]);
+        assert!(matches!(n.mul(&n).eval(&env), Err(DimError::Overflow(_))));
+        assert!(matches!(Dim::sym("m").eval(&env), Err(DimError::Unbound(_))));
+    }
+}

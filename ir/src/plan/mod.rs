@@ -1,0 +1,97 @@
+//! The plan: what a compiled function does at run time. Buffers, kernels, and the order of their launches.
+//!
+//! In memory terms: inputs and outputs belong to the caller; temporaries live in *slots*, each as large as the largest
+//! temporary that ever uses it, so that temporaries whose lives do not overlap share memory.
+//! Deliberately absent: decisions. A plan runs the same on every device that has its kernels' images.
+
+use crate::dim::{Dim, Sym};
+use crate::dtype::DType;
+use crate::kernel;
+
+/// Position in [`Program::buffers`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BufferId(pub u32);
+
+/// One compiled function.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Program {
+    /// The function's name.
+    pub name: Sym,
+    /// Run-time sizes, each with its bounds.
+    pub sizes: Vec<SizeDecl>,
+    /// All arrays: inputs in signature order, then outputs in signature order, then temporaries.
+    pub buffers: Vec<Buffer>,
+    /// Sizes of the memory that temporaries share: each the maximum, in bytes, over a list of polynomials.
+    pub slots: Vec<Vec<Dim>>,
+    /// Every kernel once, however often it is launched.
+    pub kernels: Vec<kernel::Func>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// A run-time size.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SizeDecl {
+    /// Its name.
+    pub name: Sym,
+    /// Smallest and largest allowed value.
+    pub bounds: (i64, i64),
+    /// Used where nothing else says.
+    pub default: Option<i64>,
+}
+
+/// One dense row-major array.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Buffer {
+    /// Its name.
+    pub name: Sym,
+    /// Storage type.
+    pub dtype: DType,
+    /// Extents; may mention run-time sizes.
+    pub shape: Vec<Dim>,
+    /// Whose it is.
+    pub kind: BufferKind,
+}
+
+/// Whose memory a buffer is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BufferKind {
+    /// The caller's, read.
+    Input,
+    /// The caller's, written.
+    Output,
+    /// In the slot of that position.
+    Temp(u32),
+}
+
+/// One step.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// Runs all tiles of a kernel.
+    Launch {
+        /// Position in [`Program::kernels`].
+        kernel: u32,
+        /// One per parameter of the kernel.
+        args: Vec<Arg>,
+    },
+    /// Runs `body` `trip` times; `var` counts from 0 and may occur in the offsets of arguments.
+    Loop {
+        /// The counter's name.
+        var: Sym,
+        /// Number of iterations.
+        trip: Dim,
+        /// The steps of one iteration.
+        body: Vec<Step>,
+        /// Pairs of temporaries that exchange their memory after every iteration (state and next state).
+        swaps: Vec<(BufferId, BufferId)>,
+    },
+}
+
+/// What is passed for a kernel's parameter: a buffer from an element offset on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Arg {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// Elements to skip; may mention run-time sizes and the counters of the loops around.
+    pub offset: Dim,
+}
