@@ -19,7 +19,9 @@
 //!
 //! Deliberately absent: goto, recursion, calls, pointers, atomics, aliasing (no two params overlap unless they are one).
 
+pub mod abi;
 pub mod build;
+pub mod math;
 
 use crate::dim::{Dim, Sym};
 use crate::dtype::DType;
