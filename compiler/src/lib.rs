@@ -1,1 +1,6 @@
-//! placeholder
+//! IR to IR: from model specs to plans of kernels.
+//!
+//! Deliberately absent: instructions (crate `birkhoff-codegen`), memory and devices (`birkhoff-runtime`), files and terminals
+//! (`birkhoff`).
+
+pub mod expand;
