@@ -162,7 +162,10 @@ impl ScalarOp {
         let data = if self == ScalarOp::Select { &operands[1..] } else { operands };
         if data.iter().any(|dtype| *dtype != data[0]) {
             let found: Vec<&str> = data.iter().map(|dtype| dtype.name()).collect();
-            return Err(format!("the operands of `{name}` must have one dtype, found {}", found.join(" and ")));
+            return Err(format!(
+                "the operands of `{name}` must have one dtype, found {}",
+                found.join(" and ")
+            ));
         }
         let dtype = data[0];
         let expect = |ok: bool, what: &str| {
@@ -246,7 +249,11 @@ impl Scalar {
 pub fn eval(op: ScalarOp, dtype: DType, args: &[Scalar]) -> Scalar {
     match op.class() {
         ScalarClass::Select => {
-            if args[0].as_bool() { args[1] } else { args[2] }
+            if args[0].as_bool() {
+                args[1]
+            } else {
+                args[2]
+            }
         }
         ScalarClass::Logic => Scalar::Bool(eval_logic(op, args)),
         ScalarClass::Compare => Scalar::Bool(eval_compare(op, dtype, args)),
