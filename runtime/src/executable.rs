@@ -161,7 +161,8 @@ impl Executable {
 
     /// Calls the function; outputs are written into the caller's memory.
     ///
-    /// Inputs and outputs come in the order of the signature; `given` are sizes beyond what the shapes say.
+    /// Inputs and outputs come in the order of the signature; `given` are sizes beyond what the shapes say. A size that
+    /// neither says is the plan's default.
     ///
     /// Errors: another number of arrays, an element type or shape that differs from the signature, sizes out of bounds,
     /// memory that is not there. Nothing is written then, unless a plan leaves its own buffers, which is a bug.
@@ -252,8 +253,21 @@ impl Executable {
             .buffers(BufferKind::Input)
             .map(|buffer| (buffer.name.clone(), TensorType::new(buffer.dtype, buffer.shape.clone())))
             .collect();
-        let sizes = solve_sizes(&types, input_shapes, given)?;
+        let mut sizes = solve_sizes(&types, input_shapes, given)?;
+        for decl in &self.program.sizes {
+            if let Some(default) = decl.default {
+                sizes.entry(decl.name.clone()).or_insert(default);
+            }
+        }
         let resolved = Arc::new(resolve(&self.program, &sizes)?);
+        // Sizes that came from a default were not held against the shapes yet.
+        for (((name, ty), expected), found) in types.iter().zip(&resolved.shapes).zip(input_shapes) {
+            if expected != found {
+                let message =
+                    format!("the input `{name}` is {ty}, of shape {expected:?} here, found {found:?}");
+                return Err(input_error(message).into());
+            }
+        }
         plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if plans.len() >= REMEMBERED_PLANS {
             plans.remove(0);

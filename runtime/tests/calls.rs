@@ -332,3 +332,20 @@ fn offsets_that_leave_their_buffer_are_refused() {
         assert!(call(&executable, &tokens(3), 3).is_err(), "{idx}");
     }
 }
+
+#[test]
+fn defaults_fill_in_and_are_held_against_shapes() {
+    let mut program = program();
+    let axis = program.kernels[0].params[0].shape[0].clone();
+    program.kernels.clear();
+    program.steps.clear();
+    program.buffers[0].shape = vec![axis.mul(&axis)];
+    program.sizes[0].default = Some(3);
+    let executable = Executable::new(program, Arc::new(Image(vec![])), Pool::single()).unwrap();
+    let none = SizeEnv::new();
+    assert_eq!(executable.output_shapes(&[vec![9], vec![5]], &none).unwrap(), [vec![3, 64]]);
+    let message = executable.output_shapes(&[vec![16], vec![5]], &none).unwrap_err().to_string();
+    assert_eq!(message, "the input `x` is f32[T*T], of shape [9] here, found [16]");
+    let four = SizeEnv::from([(Sym::from("T"), 4)]);
+    assert_eq!(executable.output_shapes(&[vec![16], vec![5]], &four).unwrap(), [vec![4, 64]]);
+}
