@@ -3,8 +3,8 @@
 //! In: calls in program order. Out: a [`Func`] that still has to be verified. Folds nothing and checks nothing.
 
 use super::{
-    Access, AccumOp, Block, For, ForKind, Func, GridAxis, Index, Inst, Local, LocalId, Mem, Param, ParamId, Space,
-    Stmt, Var, VarInfo,
+    Access, AccumOp, Block, For, ForKind, Func, GridAxis, Index, Inst, Local, LocalId, Mem, Param, ParamId,
+    Space, Stmt, Var, VarInfo,
 };
 use crate::dim::{Dim, Sym};
 use crate::dtype::DType;
@@ -69,7 +69,13 @@ impl Builder {
     }
 
     /// Adds a register array and declares it here.
-    pub fn reg(&mut self, name: impl Into<Sym>, dtype: DType, shape: Vec<Dim>, lane_axis: Option<(u32, u32)>) -> Mem {
+    pub fn reg(
+        &mut self,
+        name: impl Into<Sym>,
+        dtype: DType,
+        shape: Vec<Dim>,
+        lane_axis: Option<(u32, u32)>,
+    ) -> Mem {
         let mem = self.local(Local { name: name.into(), dtype, shape, space: Space::Reg, lane_axis });
         if let Mem::Local(id) = mem {
             self.push(Stmt::Decl(id));
