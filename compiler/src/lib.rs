@@ -4,3 +4,5 @@
 //! (`birkhoff`).
 
 pub mod expand;
+pub mod schedule;
+pub mod lower;

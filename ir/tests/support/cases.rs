@@ -1,7 +1,7 @@
 //! One case per file of `tests/kernels`.
 
 use super::formulas::{self, PreParams};
-use super::{Random, assert_close, load, run_kernel};
+use super::{Random, assert_close, load, load_plan, run_kernel, run_plan};
 
 /// Runs the case of `name`.
 pub fn run(name: &str, source: &str) {
@@ -10,6 +10,8 @@ pub fn run(name: &str, source: &str) {
         "mhc_post_pre.kir" => mhc_post_pre(name, source),
         "sinkhorn_reverse.kir" => sinkhorn_reverse(name, source),
         "online_softmax.kir" => online_softmax(name, source),
+        "phi_gradient.plan" => phi_gradient(name, source),
+        "log_sinkhorn.plan" => log_sinkhorn(name, source),
         _ => panic!("{name} has no case in tests/support/cases.rs"),
     }
 }
@@ -87,5 +89,25 @@ fn online_softmax(name: &str, source: &str) {
         let sizes = [("N", n_queries as i64), ("M", n_keys as i64)];
         let out = run_kernel(&func, &sizes, &[("q", &q), ("k", &k), ("v", &v)]);
         assert_close("out", &out["out"], &formulas::distance_attention(&q, &k, &v), 1e-5);
+    }
+}
+
+fn phi_gradient(name: &str, source: &str) {
+    let program = load_plan(name, source);
+    for (n_tokens, n_rows) in [(1, 1), (16, 64), (37, 100), (200, 9)] {
+        let mut random = Random::new(13);
+        let (x, g) = (random.values(n_tokens * n_rows, 1.0), random.values(n_tokens * 24, 1.0));
+        let sizes = [("T", n_tokens as i64), ("K", n_rows as i64)];
+        let out = run_plan(&program, &sizes, &[&x, &g]);
+        assert_close("dphi", &out["dphi"], &formulas::phi_gradient(&x, &g, n_rows), 1e-5);
+    }
+}
+
+fn log_sinkhorn(name: &str, source: &str) {
+    let program = load_plan(name, source);
+    for (n_rows, n_cols) in [(1, 1), (20, 20), (33, 70)] {
+        let z = Random::new(17).values(n_rows * n_cols, 2.0);
+        let out = run_plan(&program, &[("N", n_rows as i64), ("M", n_cols as i64)], &[&z]);
+        assert_close("p", &out["p"], &formulas::log_sinkhorn(&z, n_rows, n_cols), 1e-5);
     }
 }

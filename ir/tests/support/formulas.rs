@@ -117,3 +117,19 @@ pub fn phi_gradient(x: &[f64], g: &[f64], n_rows: usize) -> Vec<f64> {
     }
     out
 }
+
+/// `exp(z + u + v)` after 15 rounds of `u = -lse_j(z + v)`, `v = -lse_i(z + u)`.
+pub fn log_sinkhorn(z: &[f64], n_rows: usize, n_cols: usize) -> Vec<f64> {
+    let mut p: Vec<f64> = z.iter().map(|z| z.exp()).collect();
+    for _ in 0..15 {
+        for row in p.chunks_mut(n_cols) {
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|p| *p /= sum);
+        }
+        for j in 0..n_cols {
+            let sum: f64 = (0..n_rows).map(|i| p[i * n_cols + j]).sum();
+            (0..n_rows).for_each(|i| p[i * n_cols + j] /= sum);
+        }
+    }
+    p
+}

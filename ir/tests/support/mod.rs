@@ -8,6 +8,7 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::eval::{Array, Memory, run};
 use birkhoff_ir::kernel::traffic::predict;
 use birkhoff_ir::kernel::{Access, Func, text, verify};
+use birkhoff_ir::plan::{self, BufferKind, Program};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -32,6 +33,17 @@ pub fn load(name: &str, source: &str) -> Func {
     assert_eq!(text::print(&again.func), printed, "{name}");
     assert_eq!(again.func, parsed.func, "{name}");
     parsed.func
+}
+
+/// The plan of a text, verified, after its round trip.
+pub fn load_plan(name: &str, source: &str) -> Program {
+    let parsed = plan::text::parse(source).unwrap_or_else(|diag| panic!("{}", render(diag, name, source)));
+    plan::verify::verify_parsed(&parsed).unwrap_or_else(|diags| panic!("{}", diags.render(name, source)));
+    let printed = plan::text::print(&parsed.program);
+    let again = plan::text::parse(&printed).unwrap_or_else(|diag| panic!("{}", render(diag, name, &printed)));
+    assert_eq!(plan::text::print(&again.program), printed, "{name}");
+    assert_eq!(again.program, parsed.program, "{name}");
+    parsed.program
 }
 
 fn render(diag: birkhoff_ir::diag::Diagnostic, name: &str, source: &str) -> String {
@@ -63,6 +75,29 @@ pub fn run_kernel(
     assert_eq!(predict(func, &sizes).unwrap(), counted);
     let outputs = func.params.iter().zip(&memory.arrays).filter(|(param, _)| param.access != Access::Read);
     outputs.map(|(param, array)| (param.name.to_string(), array.to_f64s().unwrap())).collect()
+}
+
+/// Runs `program` on the inputs in order; returns the outputs by name. The predicted traffic of every launch must be what it
+/// counted.
+pub fn run_plan(program: &Program, sizes: &[(&str, i64)], inputs: &[&[f64]]) -> BTreeMap<String, Vec<f64>> {
+    let sizes: SizeEnv = sizes.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+    let of_kind = |kind: BufferKind| program.buffers.iter().filter(move |buffer| buffer.kind == kind);
+    let arrays: Vec<Array> = of_kind(BufferKind::Input)
+        .zip(inputs)
+        .map(|(buffer, values)| {
+            let shape: Vec<i64> = buffer.shape.iter().map(|dim| dim.eval(&sizes).unwrap()).collect();
+            Array::from_f64s(buffer.dtype, &shape, values).unwrap()
+        })
+        .collect();
+    let outcome = plan::eval::run(program, &sizes, &arrays).unwrap();
+    let predicted = plan::traffic::predict(program, &sizes).unwrap();
+    for (kernel, traffic) in &outcome.launches {
+        assert_eq!(predicted[*kernel as usize].per_launch, *traffic);
+    }
+    let n_launches: u64 = predicted.iter().map(|kernel| kernel.launches).sum();
+    assert_eq!(n_launches, outcome.launches.len() as u64);
+    let outputs = of_kind(BufferKind::Output).zip(&outcome.outputs);
+    outputs.map(|(buffer, array)| (buffer.name.to_string(), array.to_f64s().unwrap())).collect()
 }
 
 /// Values around 0, the same for every run; rounded to f32 so that kernels and formulas see the same.
