@@ -42,6 +42,11 @@ impl<'a> Inputs<'a> {
         self
     }
 
+    /// Names and shapes, in the order given.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[i64])> {
+        self.views.iter().map(|(name, view)| (name.as_str(), view.shape()))
+    }
+
     /// The views in the order of `names`.
     ///
     /// Errors: mistakes kept so far, every name without a view, every view without a name.

@@ -3,56 +3,58 @@
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
-use birkhoff_runtime::{Buffer, View};
+use birkhoff_runtime::{Buffer, Element, View, ViewMut};
 use half::{bf16, f16};
 
-/// Calls `body` with every element, in row-major order.
-pub fn for_each(view: &View<'_>, body: &mut dyn FnMut(Scalar)) -> Result<(), Diagnostic> {
+/// The element at `idx` in row-major order; `None` behind the end.
+pub fn get(view: &View<'_>, idx: usize) -> Option<Scalar> {
+    let float = |value: f64| Scalar::Float(value);
     match view.dtype() {
-        DType::F64 => view.as_slice::<f64>()?.iter().for_each(|value| body(Scalar::Float(*value))),
-        DType::F32 => view.as_slice::<f32>()?.iter().for_each(|value| body(Scalar::Float(f64::from(*value)))),
-        DType::Bf16 => view.as_slice::<bf16>()?.iter().for_each(|value| body(Scalar::Float(value.to_f64()))),
-        DType::F16 => view.as_slice::<f16>()?.iter().for_each(|value| body(Scalar::Float(value.to_f64()))),
-        DType::I64 => view.as_slice::<i64>()?.iter().for_each(|value| body(Scalar::Int(*value))),
-        DType::I32 => view.as_slice::<i32>()?.iter().for_each(|value| body(Scalar::Int(i64::from(*value)))),
-        DType::Bool => view.as_slice::<bool>()?.iter().for_each(|value| body(Scalar::Bool(*value))),
+        DType::F64 => view.as_slice::<f64>().ok()?.get(idx).map(|value| float(*value)),
+        DType::F32 => view.as_slice::<f32>().ok()?.get(idx).map(|value| float(f64::from(*value))),
+        DType::Bf16 => view.as_slice::<bf16>().ok()?.get(idx).map(|value| float(value.to_f64())),
+        DType::F16 => view.as_slice::<f16>().ok()?.get(idx).map(|value| float(value.to_f64())),
+        DType::I64 => view.as_slice::<i64>().ok()?.get(idx).map(|value| Scalar::Int(*value)),
+        DType::I32 => view.as_slice::<i32>().ok()?.get(idx).map(|value| Scalar::Int(i64::from(*value))),
+        DType::Bool => view.as_slice::<bool>().ok()?.get(idx).map(|value| Scalar::Bool(*value)),
     }
-    Ok(())
 }
 
-/// A new array of elements that `next` gives, in row-major order, each converted to `dtype`.
+/// All elements, in row-major order.
+pub fn scalars<'a>(view: &'a View<'_>) -> impl Iterator<Item = Scalar> + 'a {
+    (0..view.n_elems() as usize).map_while(|idx| get(view, idx))
+}
+
+/// Writes all elements, in row-major order, each converted to the array's type. Where `values` ends early, the rest stays.
 ///
-/// Errors: as [`Buffer::zeros`].
-pub fn build(dtype: DType, shape: &[i64], next: &mut dyn FnMut() -> Scalar) -> Result<Buffer, Diagnostic> {
-    let mut buffer = Buffer::zeros(dtype, shape)?;
-    let mut view = buffer.view_mut();
-    match dtype {
-        DType::F64 => view.as_mut_slice::<f64>()?.iter_mut().for_each(|slot| *slot = next().as_f64()),
-        DType::F32 => view.as_mut_slice::<f32>()?.iter_mut().for_each(|slot| *slot = next().as_f64() as f32),
-        DType::Bf16 => {
-            view.as_mut_slice::<bf16>()?.iter_mut().for_each(|slot| *slot = bf16::from_f64(next().as_f64()))
-        }
-        DType::F16 => {
-            view.as_mut_slice::<f16>()?.iter_mut().for_each(|slot| *slot = f16::from_f64(next().as_f64()))
-        }
-        DType::I64 => view.as_mut_slice::<i64>()?.iter_mut().for_each(|slot| *slot = next().as_i64()),
-        DType::I32 => view
-            .as_mut_slice::<i32>()?
-            .iter_mut()
-            .for_each(|slot| *slot = next().convert(DType::I32).as_i64() as i32),
-        DType::Bool => view.as_mut_slice::<bool>()?.iter_mut().for_each(|slot| *slot = next().as_bool()),
+/// Errors: none that a view which was made can cause.
+pub fn fill(view: &mut ViewMut<'_>, values: impl Iterator<Item = Scalar>) -> Result<(), Diagnostic> {
+    fn each<E: Element>(
+        view: &mut ViewMut<'_>,
+        values: impl Iterator<Item = Scalar>,
+        convert: impl Fn(Scalar) -> E,
+    ) -> Result<(), Diagnostic> {
+        view.as_mut_slice::<E>()?.iter_mut().zip(values).for_each(|(slot, value)| *slot = convert(value));
+        Ok(())
     }
-    Ok(buffer)
+    match view.dtype() {
+        DType::F64 => each(view, values, Scalar::as_f64),
+        DType::F32 => each(view, values, |value| value.as_f64() as f32),
+        DType::Bf16 => each(view, values, |value| bf16::from_f64(value.as_f64())),
+        DType::F16 => each(view, values, |value| f16::from_f64(value.as_f64())),
+        DType::I64 => each(view, values, Scalar::as_i64),
+        DType::I32 => each(view, values, |value| value.convert(DType::I32).as_i64() as i32),
+        DType::Bool => each(view, values, Scalar::as_bool),
+    }
 }
 
 /// A copy in which every element is converted to `dtype`.
 ///
 /// Errors: as [`Buffer::zeros`].
 pub fn convert(view: &View<'_>, dtype: DType) -> Result<Buffer, Diagnostic> {
-    let mut values = Vec::new();
-    for_each(view, &mut |value| values.push(value))?;
-    let mut values = values.into_iter();
-    build(dtype, view.shape(), &mut || values.next().unwrap_or(Scalar::Int(0)))
+    let mut buffer = Buffer::zeros(dtype, view.shape())?;
+    fill(&mut buffer.view_mut(), scalars(view))?;
+    Ok(buffer)
 }
 
 /// True if every value of `from` is one of `to`: wider floats hold narrower ones.
@@ -84,25 +86,25 @@ pub struct Summary {
 }
 
 /// Summarises an array.
-pub fn summarise(view: &View<'_>) -> Result<Summary, Diagnostic> {
+pub fn summarise(view: &View<'_>) -> Summary {
     let mut summary = Summary::default();
     let (mut sum, mut n_numbers) = (0.0, 0u64);
-    for_each(view, &mut |value| {
+    for value in scalars(view) {
         let value = value.as_f64();
         if summary.first.len() < N_SHOWN {
             summary.first.push(value);
         }
         if value.is_nan() {
             summary.n_nan += 1;
-            return;
+            continue;
         }
         summary.min = Some(summary.min.map_or(value, |min| min.min(value)));
         summary.max = Some(summary.max.map_or(value, |max| max.max(value)));
         sum += value;
         n_numbers += 1;
-    })?;
+    }
     summary.mean = (n_numbers > 0).then(|| sum / n_numbers as f64);
-    Ok(summary)
+    summary
 }
 
 #[cfg(test)]
@@ -127,11 +129,11 @@ mod tests {
     #[test]
     fn summaries_leave_nan_out() {
         let view_of = [1.0f32, f32::NAN, -3.0, f32::NAN, 4.0];
-        let summary = summarise(&View::of(&view_of, &[5]).unwrap()).unwrap();
+        let summary = summarise(&View::of(&view_of, &[5]).unwrap());
         assert_eq!((summary.min, summary.max, summary.n_nan), (Some(-3.0), Some(4.0), 2));
         assert_eq!(summary.mean, Some(2.0 / 3.0));
         assert_eq!(summary.first.len(), 4);
-        let none = summarise(&View::of(&[f32::NAN], &[1]).unwrap()).unwrap();
+        let none = summarise(&View::of(&[f32::NAN], &[1]).unwrap());
         assert_eq!((none.min, none.mean, none.n_nan), (None, None, 1));
     }
 

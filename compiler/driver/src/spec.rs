@@ -325,6 +325,11 @@ fn parse_ir(text: &str) -> Result<Content, Diagnostics> {
             kernel::verify::verify_parsed(&parsed)?;
             Ok(Content::Plan(program_of_kernel(parsed.func)?))
         }
+        "plan" => {
+            let parsed = plan::text::parse(text)?;
+            plan::verify::verify_parsed(&parsed)?;
+            Ok(Content::Plan(parsed.program))
+        }
         _ => tensor::text::parse(text).map(Content::Tensor),
     }
 }

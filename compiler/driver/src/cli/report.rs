@@ -1,7 +1,6 @@
 //! What a run prints: one line per output, or the same as JSON.
 
 use birkhoff::elements::{Summary, summarise};
-use birkhoff::ir::diag::Diagnostic;
 use birkhoff::{Outputs, Signature, Target};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -19,7 +18,7 @@ pub struct RunFacts<'a> {
 }
 
 /// The report as text.
-pub fn text(facts: &RunFacts<'_>, outputs: &Outputs) -> Result<String, Diagnostic> {
+pub fn text(facts: &RunFacts<'_>, outputs: &Outputs) -> String {
     let sizes: Vec<String> =
         outputs.report().sizes.iter().map(|(name, size)| format!("{name} = {size}")).collect();
     let mut lines = vec![format!("{} on {}", facts.signature.name, facts.target)];
@@ -29,17 +28,16 @@ pub fn text(facts: &RunFacts<'_>, outputs: &Outputs) -> Result<String, Diagnosti
     let rows: Vec<(String, String, Summary)> = outputs
         .iter()
         .map(|(name, array)| {
-            let summary = summarise(&array.view())?;
-            Ok((name.to_string(), type_text(array), summary))
+            (name.to_string(), type_text(array), summarise(&array.view()))
         })
-        .collect::<Result<_, Diagnostic>>()?;
+        .collect();
     let width = |pick: &dyn Fn(&(String, String, Summary)) -> usize| rows.iter().map(pick).max().unwrap_or(0);
     let (names, types) = (width(&|row| row.0.len()), width(&|row| row.1.len()));
     for (name, ty, summary) in &rows {
         lines.push(format!("  {name:names$}  {ty:types$}  {}", summary_text(summary)));
     }
     lines.push(String::new());
-    Ok(lines.join("\n"))
+    lines.join("\n")
 }
 
 fn type_text(array: &birkhoff::Buffer) -> String {
@@ -74,11 +72,11 @@ fn short(value: f64) -> String {
 }
 
 /// The report as JSON.
-pub fn json(facts: &RunFacts<'_>, outputs: &Outputs) -> Result<String, Diagnostic> {
+pub fn json(facts: &RunFacts<'_>, outputs: &Outputs) -> String {
     let report = outputs.report();
     let mut arrays = Vec::new();
     for (name, array) in outputs.iter() {
-        let summary = summarise(&array.view())?;
+        let summary = summarise(&array.view());
         arrays.push(json!({
             "name": name,
             "dtype": array.dtype().name(),
@@ -113,7 +111,7 @@ pub fn json(facts: &RunFacts<'_>, outputs: &Outputs) -> Result<String, Diagnosti
         "launches": report.n_launches,
         "timings_ms": timings,
     });
-    Ok(format!("{value:#}\n"))
+    format!("{value:#}\n")
 }
 
 /// A float as JSON; what JSON has no number for is its name.
