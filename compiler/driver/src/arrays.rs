@@ -81,7 +81,8 @@ impl<'a> OutputsMut<'a> {
     fn result(mut self, name: &str, view: Result<ViewMut<'a>, Diagnostic>) -> OutputsMut<'a> {
         match view {
             Ok(_) if self.views.iter().any(|(other, _)| other == name) => {
-                self.errors.push(Diagnostic::input(Span::NONE, format!("the output `{name}` is given twice")));
+                self.errors
+                    .push(Diagnostic::input(Span::NONE, format!("the output `{name}` is given twice")));
             }
             Ok(view) => self.views.push((name.to_string(), view)),
             Err(error) => self.errors.push(of_array("output", name, error)),

@@ -40,8 +40,13 @@ pub fn fill(view: &mut ViewMut<'_>, values: impl Iterator<Item = Scalar>) -> Res
     match view.dtype() {
         DType::F64 => each(view, values, Scalar::as_f64),
         DType::F32 => each(view, values, |value| value.as_f64() as f32),
-        DType::Bf16 => each(view, values, |value| bf16::from_f64(value.as_f64())),
-        DType::F16 => each(view, values, |value| f16::from_f64(value.as_f64())),
+        // Rounded by our own rule first: `half` rounds an f64 twice.
+        dtype @ DType::Bf16 => {
+            each(view, values, move |value| bf16::from_f32(value.convert(dtype).as_f64() as f32))
+        }
+        dtype @ DType::F16 => {
+            each(view, values, move |value| f16::from_f32(value.convert(dtype).as_f64() as f32))
+        }
         DType::I64 => each(view, values, Scalar::as_i64),
         DType::I32 => each(view, values, |value| value.convert(DType::I32).as_i64() as i32),
         DType::Bool => each(view, values, Scalar::as_bool),

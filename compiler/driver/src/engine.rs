@@ -12,6 +12,7 @@ use birkhoff_ir::kernel::abi::KernelFn;
 use birkhoff_ir::kernel::eval::Array;
 use birkhoff_ir::plan::{self, Program};
 use birkhoff_ir::scalar::Scalar;
+use birkhoff_ir::tensor::eval::{Tensor, eval};
 use birkhoff_ir::tensor::{FuncId, Module};
 use birkhoff_runtime::{CallReport, Executable, KernelImage, Memory, View, ViewMut};
 
@@ -136,4 +137,20 @@ fn run_kernels(
         })?);
     }
     Ok((results, outcome.launches.len() as u64))
+}
+
+fn run_tensors(
+    module: &Module,
+    func: FuncId,
+    inputs: &[View<'_>],
+    sizes: &SizeEnv,
+) -> Result<Results, Diagnostics> {
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for view in inputs {
+        let shape = view.shape().iter().map(|extent| *extent as usize).collect();
+        let tensor = Tensor::from_scalars(view.dtype(), shape, scalars(view));
+        tensors.push(tensor.map_err(|message| Diagnostic::input(Span::NONE, message))?);
+    }
+    let outputs = eval(module, func, sizes, &tensors)?;
+    Ok(outputs.iter().map(|tensor| (0..tensor.len()).map(|idx| tensor.get(idx)).collect()).collect())
 }

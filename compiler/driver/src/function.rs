@@ -1,13 +1,16 @@
 //! Compiled functions.
 
 use crate::arrays::{Inputs, Outputs, OutputsMut};
+use crate::elements::fill;
 use crate::engine::Engine;
 use crate::error::{Error, Source};
 use crate::pipeline::Stages;
-use crate::signature::Signature;
-use birkhoff_ir::diag::Diagnostics;
+use crate::signature::{Signature, concrete};
+use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::Program;
+use birkhoff_ir::tensor::Domain;
+use birkhoff_ir::tensor::random::random_input;
 use birkhoff_runtime::{Buffer, CallReport, View, ViewMut};
 use std::fmt;
 use std::sync::Arc;
@@ -58,6 +61,28 @@ impl Function {
         let report = self.engine.call_into(&self.signature, inputs, &mut views, &self.given)?;
         drop(views);
         Ok(Outputs { arrays, report })
+    }
+
+    /// Random inputs in signature order, drawn from the domains the spec declares, at the sizes given with the spec or their
+    /// defaults. The same seed gives the same numbers.
+    ///
+    /// Errors: a size without a value, or arrays that are too large.
+    pub fn random_inputs(&self, seed: u64) -> Result<Vec<Buffer>, Error> {
+        let sizes = self.signature.default_sizes(&self.given)?;
+        let domains = self.stages.tensor.as_ref().map(|(module, func)| &module.func(*func).inputs);
+        let mut buffers = Vec::with_capacity(self.signature.inputs.len());
+        for (idx, (name, ty)) in self.signature.inputs.iter().enumerate() {
+            let domain =
+                domains.and_then(|inputs| inputs.get(idx)).map_or_else(Domain::default, |input| input.domain);
+            let shape = concrete(ty, &sizes)?;
+            let mut buffer = Buffer::zeros(ty.dtype, &shape)?;
+            let extents: Vec<usize> = shape.iter().map(|extent| *extent as usize).collect();
+            let tensor = random_input(seed, name, domain, ty.dtype, &extents)
+                .map_err(|message| Diagnostic::input(Span::NONE, format!("the input `{name}`: {message}")))?;
+            fill(&mut buffer.view_mut(), (0..tensor.len()).map(|idx| tensor.get(idx)))?;
+            buffers.push(buffer);
+        }
+        Ok(buffers)
     }
 
     /// The plan it runs; `None` for the tensor evaluator.

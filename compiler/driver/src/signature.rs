@@ -75,7 +75,8 @@ impl Signature {
         for ((name, ty), found) in self.inputs.iter().zip(shapes) {
             let expected = concrete(ty, &sizes)?;
             if expected != *found {
-                let message = format!("the input `{name}` is {ty}, of shape {expected:?} here, found {found:?}");
+                let message =
+                    format!("the input `{name}` is {ty}, of shape {expected:?} here, found {found:?}");
                 return Err(Diagnostic::input(Span::NONE, message).into());
             }
         }

@@ -4,7 +4,8 @@
 //! and nothing else; overrides are checked when the spec is compiled.
 
 use crate::error::{Error, Source};
-use birkhoff_compiler::spec as model_spec;
+use crate::pending::model_spec;
+use crate::signature::Signature;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
@@ -144,12 +145,25 @@ impl Spec {
         }
     }
 
+    /// The signature before sizes are known: compile-time sizes stand in it by name.
+    ///
+    /// Errors: a function that is not exported.
+    pub fn open_signature(&self) -> Result<Signature, Error> {
+        match &self.content {
+            Content::Tensor(module) => {
+                let id = self.func_id(module).map_err(|error| self.error(error))?;
+                Ok(Signature::of_func(module, id))
+            }
+            Content::Plan(program) => Ok(Signature::of_program(program)),
+        }
+    }
+
     /// Whether any exported function has an input of that name.
     pub fn has_input(&self, name: &str) -> bool {
         match &self.content {
-            Content::Tensor(module) => module
-                .exported()
-                .any(|(_, func)| func.inputs.iter().any(|input| input.name.as_str() == name)),
+            Content::Tensor(module) => {
+                module.exported().any(|(_, func)| func.inputs.iter().any(|input| input.name.as_str() == name))
+            }
             Content::Plan(program) => program.buffers.iter().any(|buffer| buffer.name.as_str() == name),
         }
     }
@@ -188,9 +202,8 @@ impl Spec {
             }
         }
         let solved = solve_sizes(&types, &shapes, &known)?;
-        let is_static = |name: &Sym| {
-            module.dim(name).is_some_and(|decl| matches!(decl.kind, DimKind::Static(_)))
-        };
+        let is_static =
+            |name: &Sym| module.dim(name).is_some_and(|decl| matches!(decl.kind, DimKind::Static(_)));
         let mut bound = self.clone();
         bound.dims.extend(solved.into_iter().filter(|(name, _)| is_static(name)));
         Ok(bound)

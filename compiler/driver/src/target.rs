@@ -66,8 +66,10 @@ impl Target {
         };
         let present: Vec<&str> =
             Target::ALL.into_iter().filter(|target| target.check().is_ok()).map(Target::name).collect();
-        Err(Diagnostic::device(format!("the target `{self}` needs {missing}, which this build does not have"))
-            .help(format!("the targets of this build are {}", present.join(", "))))
+        Err(Diagnostic::device(format!(
+            "the target `{self}` needs {missing}, which this build does not have"
+        ))
+        .help(format!("the targets of this build are {}", present.join(", "))))
     }
 }
 

@@ -32,9 +32,8 @@ impl Template {
     ///
     /// Errors: shapes that contradict each other or the spec, and those of [`compile`].
     pub fn for_shapes(&self, shapes: &[(&str, &[i64])]) -> Result<Arc<Function>, Error> {
-        let shape_of = |name: &str| {
-            shapes.iter().find(|(other, _)| *other == name).map(|(_, shape)| shape.to_vec())
-        };
+        let shape_of =
+            |name: &str| shapes.iter().find(|(other, _)| *other == name).map(|(_, shape)| shape.to_vec());
         let spec = self.spec.for_shapes(&shape_of)?;
         let key = spec.static_sizes();
         // The lock is held while compiling, so that callers with the same sizes wait for one compilation.

@@ -128,9 +128,11 @@ impl TensorFile {
         match View::from_bytes(bytes, dtype, &stored.shape) {
             Ok(view) => Ok(FileTensor::Mapped(view)),
             // Either it is not aligned, and the copy is; or it is wrong, and the copy says the same.
-            Err(_) => Buffer::from_bytes(bytes, dtype, &stored.shape).map(FileTensor::Copied).map_err(|error| {
-                input_error(format!("the tensor `{name}` cannot be read: {}", error.message))
-            }),
+            Err(_) => {
+                Buffer::from_bytes(bytes, dtype, &stored.shape).map(FileTensor::Copied).map_err(|error| {
+                    input_error(format!("the tensor `{name}` cannot be read: {}", error.message))
+                })
+            }
         }
     }
 }
@@ -186,7 +188,10 @@ fn describe(error: &SafeTensorError, bytes: &[u8]) -> String {
         SafeTensorError::InvalidHeader(error) => format!("the header is not UTF-8: {error}"),
         SafeTensorError::InvalidHeaderDeserialization(error) => format!("the header is wrong: {error}"),
         SafeTensorError::MetadataIncompleteBuffer => {
-            format!("the tensors of the header do not fill the file of {} bytes; is it cut short?", bytes.len())
+            format!(
+                "the tensors of the header do not fill the file of {} bytes; is it cut short?",
+                bytes.len()
+            )
         }
         SafeTensorError::InvalidOffset(name) => {
             format!("the tensor `{name}` does not start where the one before it ends")
@@ -372,10 +377,7 @@ mod tests {
     #[test]
     fn lying_headers_are_refused() {
         let one = |dtype: &str, shape: &str, range: &str| {
-            file(
-                &format!(r#"{{"x":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{range}}}}}"#),
-                &[0; 8],
-            )
+            file(&format!(r#"{{"x":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{range}}}}}"#), &[0; 8])
         };
         assert!(TensorFile::from_bytes("f", one("F32", "[2]", "[0,8]")).is_ok());
         let twice = r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"x":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;

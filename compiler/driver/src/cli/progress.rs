@@ -24,7 +24,8 @@ impl Progress {
             return Progress { steps: None, painter: None };
         }
         let (steps, received) = channel();
-        let painter = std::thread::Builder::new().name("progress".to_string()).spawn(move || paint(&received));
+        let painter =
+            std::thread::Builder::new().name("progress".to_string()).spawn(move || paint(&received));
         Progress { steps: Some(steps), painter: painter.ok() }
     }
 

@@ -27,9 +27,7 @@ pub fn text(facts: &RunFacts<'_>, outputs: &Outputs) -> String {
     }
     let rows: Vec<(String, String, Summary)> = outputs
         .iter()
-        .map(|(name, array)| {
-            (name.to_string(), type_text(array), summarise(&array.view()))
-        })
+        .map(|(name, array)| (name.to_string(), type_text(array), summarise(&array.view())))
         .collect();
     let width = |pick: &dyn Fn(&(String, String, Summary)) -> usize| rows.iter().map(pick).max().unwrap_or(0);
     let (names, types) = (width(&|row| row.0.len()), width(&|row| row.1.len()));

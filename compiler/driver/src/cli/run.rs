@@ -104,10 +104,11 @@ fn spec_for_file(spec: &Spec, file: &TensorFile) -> Result<Spec, Failure> {
         if !ignored && !spec.has_input(name) {
             let list: Vec<&str> = signature.inputs.iter().map(|(name, _)| name.as_str()).collect();
             let message = format!("the file has a tensor `{name}`, which is no input of the spec");
-            errors.push(
-                Diagnostic::input(Span::NONE, message)
-                    .help(format!("the inputs of `{}` are: {}", signature.name, list.join(", "))),
-            );
+            errors.push(Diagnostic::input(Span::NONE, message).help(format!(
+                "the inputs of `{}` are: {}",
+                signature.name,
+                list.join(", ")
+            )));
         }
     }
     for (name, ty) in &signature.inputs {
