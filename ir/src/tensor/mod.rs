@@ -17,6 +17,7 @@ pub mod composites;
 pub mod einsum;
 pub mod infer;
 pub mod ops;
+pub mod text;
 
 pub use attr::{Attr, F64};
 pub use einsum::Einsum;
