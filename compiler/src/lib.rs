@@ -4,3 +4,4 @@
 //! (`birkhoff`).
 
 pub mod expand;
+pub mod spec;

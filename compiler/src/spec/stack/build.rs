@@ -3,6 +3,7 @@
 use super::gate::{Inputs, Values, activation, coefficients, read};
 use super::{Branch, BranchKind, BranchNorm, Gate, Stack};
 use crate::spec::syntax::{Layout, NormKind, Orientation, Reduce};
+use birkhoff_ir::diag::Span;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::build::{Builder, Built};
@@ -16,6 +17,7 @@ fn value(values: &Values, name: &str) -> Built {
 /// `pre`, `post`, `res`, and the branch's input `h: [T,C]`; `x: [T,n,C]` in the dtype of arithmetic.
 pub fn pre(b: &mut Builder<'_>, stack: &Stack, x: ValueId, inputs: &Inputs) -> Result<Values, String> {
     let mut values = coefficients(b, stack, &stack.gate, x, inputs)?;
+    b.set_span(Span::new(stack.span.clone()));
     let h = b.apply(OpKind::StreamPre, vec![], &[value(&values, "pre")?, x])?;
     b.name(h, "h");
     values.insert("h", h);

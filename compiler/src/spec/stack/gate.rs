@@ -5,6 +5,7 @@ use super::resolve::{columns, dynamic};
 use super::{Coefficient, Gate, Matrix, MatrixKind, Norm, Stack};
 use crate::spec::scope::Slot;
 use crate::spec::syntax::{Activation, Layout, Per};
+use birkhoff_ir::diag::Span;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::build::{Builder, Built};
@@ -33,28 +34,27 @@ pub fn coefficients(
     inputs: &Inputs,
 ) -> Result<Values, String> {
     let mut values = Values::new();
-    let projects = dynamic(gate).next().is_some();
-    let source = if projects { Some(normalised(b, stack, gate, x, inputs)?) } else { None };
-    let mut raw = None;
-    if let (Some(source), Some(weight)) = (source, &gate.weight) {
-        let weight = read(b, stack, weight, inputs)?;
-        let product = project(b, gate, source, weight)?;
-        b.name(product, "raw");
-        values.insert("raw", product);
-        raw = Some(product);
+    b.set_span(Span::new(gate.span.clone()));
+    let mut maker = Maker { stack, gate, inputs, source: None, raw: None, offset: Dim::default(), place: 0 };
+    if dynamic(gate).next().is_some() {
+        let source = normalised(b, stack, gate, x, inputs)?;
+        maker.source = Some(source);
+        if let Some(weight) = &gate.weight {
+            let weight = read(b, stack, weight, inputs)?;
+            let raw = project(b, gate, source, weight)?;
+            b.name(raw, "raw");
+            values.insert("raw", raw);
+            maker.raw = Some(raw);
+        }
     }
-    let (mut offset, mut place) = (Dim::default(), 0);
     for coefficient in &gate.coefficients {
+        b.set_span(Span::new(coefficient.span.clone()));
         let bias = coefficient.bias.as_ref();
         let value = if coefficient.fixed {
             let bias = bias.ok_or_else(|| format!("`{}` has no bias", coefficient.name))?;
             read(b, stack, bias, inputs)?
         } else {
-            let own = Packed { offset: offset.clone(), place };
-            offset = offset.add(&columns(coefficient, gate.per));
-            place += 1;
-            let source = source.ok_or("there is nothing to project")?;
-            own.logits(b, stack, gate, coefficient, source, raw, inputs)?
+            maker.logits(b, coefficient)?
         };
         let value = activate(b, coefficient, value)?;
         let value = match &stack.matrix {
@@ -100,61 +100,62 @@ fn project(b: &mut Builder<'_>, gate: &Gate, source: ValueId, weight: ValueId) -
     b.contract(&format!("{lead}k,{labels}->{lead}{result}"), &[source, weight])
 }
 
-/// Where a coefficient stands in what coefficients share.
-struct Packed {
-    /// First of its columns.
+/// What the coefficients of a gate are made from, column by column.
+struct Maker<'a> {
+    stack: &'a Stack,
+    gate: &'a Gate,
+    inputs: &'a Inputs,
+    /// The streams as the projection reads them.
+    source: Option<ValueId>,
+    /// The projection that coefficients share.
+    raw: Option<ValueId>,
+    /// First column of the next coefficient.
     offset: Dim,
-    /// How many coefficients come before it.
+    /// Number of coefficients so far.
     place: i64,
 }
 
-impl Packed {
-    /// `scale raw + bias` of one coefficient, `[T,..]`.
-    #[expect(clippy::too_many_arguments, reason = "all of them are read-only context of one formula")]
-    fn logits(
-        &self,
-        b: &mut Builder<'_>,
-        stack: &Stack,
-        gate: &Gate,
-        coefficient: &Coefficient,
-        source: ValueId,
-        raw: Option<ValueId>,
-        inputs: &Inputs,
-    ) -> Built {
+impl Maker<'_> {
+    /// `scale raw + bias` of the next coefficient, `[T,..]`.
+    fn logits(&mut self, b: &mut Builder<'_>, coefficient: &Coefficient) -> Built {
+        let (stack, gate) = (self.stack, self.gate);
+        let start = self.offset.clone();
+        let end = start.add(&columns(coefficient, gate.per));
         let mut shape = vec![stack.tokens.clone()];
         shape.extend(coefficient.shape.iter().cloned());
-        let end = self.offset.add(&columns(coefficient, gate.per));
-        let mut value = match (&coefficient.weight, raw) {
-            (Some(weight), _) => {
-                let weight = read(b, stack, weight, inputs)?;
+        let projected = match (&coefficient.weight, self.source, self.raw) {
+            (Some(weight), Some(source), _) => {
+                let weight = read(b, stack, weight, self.inputs)?;
                 project(b, gate, source, weight)?
             }
-            (None, Some(raw)) => {
+            (None, _, Some(raw)) => {
                 let axis = b.ty(raw).rank() - 1;
-                b.slice(raw, axis, self.offset.clone(), end.clone())?
+                b.slice(raw, axis, start.clone(), end.clone())?
             }
-            (None, None) => return Err(format!("`{}` has no projection weight", coefficient.name)),
+            _ => return Err(format!("`{}` has no projection weight", coefficient.name)),
         };
-        value = b.reshape(value, shape)?;
+        let mut value = b.reshape(projected, shape)?;
         if let Some(scale) = &coefficient.scale {
-            let scale = read(b, stack, scale, inputs)?;
+            let scale = read(b, stack, scale, self.inputs)?;
             value = b.mul(value, scale)?;
         } else if let Some(scales) = &gate.scale {
-            let scales = read(b, stack, scales, inputs)?;
+            let scales = read(b, stack, scales, self.inputs)?;
             let scale = b.slice(scales, 0, self.place.into(), (self.place + 1).into())?;
             let scale = b.reshape(scale, vec![])?;
             value = b.mul(value, scale)?;
         }
         if let Some(bias) = &coefficient.bias {
-            let bias = read(b, stack, bias, inputs)?;
+            let bias = read(b, stack, bias, self.inputs)?;
             value = b.add(value, bias)?;
         } else if let Some(biases) = &gate.bias {
-            let biases = read(b, stack, biases, inputs)?;
+            let biases = read(b, stack, biases, self.inputs)?;
             let axis = b.ty(biases).rank() - 1;
-            let bias = b.slice(biases, axis, self.offset.clone(), end)?;
+            let bias = b.slice(biases, axis, start, end.clone())?;
             let bias = b.reshape(bias, coefficient.shape.clone())?;
             value = b.add(value, bias)?;
         }
+        self.offset = end;
+        self.place += 1;
         Ok(value)
     }
 }
