@@ -205,7 +205,7 @@ impl<'p> Checker<'p> {
                     self.steps(body);
                     let after = self.ordinal;
                     self.swaps(span, swaps);
-                    if !trip.as_const().is_some_and(|trip| trip <= 1) {
+                    if trip.as_const().is_none_or(|trip| trip > 1) {
                         // The second iteration reads what the first left: walk the body once more.
                         self.ordinal = first;
                         self.steps(body);
@@ -314,7 +314,7 @@ impl<'p> Checker<'p> {
         let end = self.at_last(&arg.offset, true).add(&n_elems(param));
         if is_negative(&buffer.n_elems().sub(&end)) {
             let message =
-                format!("`{what}` reaches element {end} of `{name}`, which has {}", buffer.n_elems());
+                format!("`{what}` ends after element {end} of `{name}`, which has {}", buffer.n_elems());
             self.fail(span, message);
         }
     }
