@@ -111,3 +111,29 @@ pub(super) fn expanded(expansion: &Expansion, arg_dtype: DType, args: &[u64], va
     }
     values.get(expansion.result.0 as usize).copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `2^k` for an integer `k` in an f32, by its exponent bits: every kind of instruction that expansions may hold.
+    #[test]
+    fn an_expansion_runs_instruction_by_instruction() {
+        let float = |value| Inst::Const(Scalar::Float(value));
+        let insts = vec![
+            (DType::F32, float(8_388_608.0)),
+            (DType::F32, float(1_065_353_216.0)),
+            (DType::F32, Inst::Fma(Var(0), Var(1), Var(2))),
+            (DType::I32, Inst::Convert(Var(3))),
+            (DType::F32, Inst::Bitcast(Var(4))),
+            (DType::Bool, Inst::Scalar(ScalarOp::Lt, vec![Var(0), Var(2)])),
+            (DType::F32, Inst::Scalar(ScalarOp::Select, vec![Var(6), Var(5), Var(0)])),
+        ];
+        let expansion = Expansion { arity: 1, insts, result: Var(7) };
+        let mut scratch = vec![];
+        for exponent in [-126.0f32, -3.0, 0.0, 5.0, 127.0] {
+            let bits = expanded(&expansion, DType::F32, &[u64::from(exponent.to_bits())], &mut scratch);
+            assert_eq!(f32::from_bits(bits as u32), exponent.exp2());
+        }
+    }
+}
