@@ -2,8 +2,8 @@
 
 use super::memory::{from_bits, round_bits, to_bits};
 use crate::dtype::DType;
-use crate::kernel::math::Expansion;
-use crate::kernel::{AccumOp, Inst, Var};
+use crate::kernel::AccumOp;
+use crate::kernel::math::{self, Expansion};
 use crate::scalar::{Scalar, ScalarOp, eval};
 
 /// `op` on operands of `dtype` (the data operands of `select`).
@@ -79,61 +79,11 @@ pub(super) fn round(to: DType, bits: u64) -> u64 {
     round_bits(to, bits)
 }
 
-/// Runs a straight-line program on `args`; `values` is working space.
-pub(super) fn expanded(expansion: &Expansion, arg_dtype: DType, args: &[u64], values: &mut Vec<u64>) -> u64 {
-    values.clear();
-    values.extend_from_slice(args);
-    let arity = expansion.arity as usize;
-    let dtype_of = |var: Var| match (var.0 as usize).checked_sub(arity) {
-        None => arg_dtype,
-        Some(pos) => expansion.insts.get(pos).map_or(arg_dtype, |(dtype, _)| *dtype),
-    };
-    for (dtype, inst) in &expansion.insts {
-        let at = |var: &Var| values.get(var.0 as usize).copied().unwrap_or_default();
-        let bits = match inst {
-            Inst::Const(value) => to_bits(*dtype, *value),
-            Inst::Scalar(op, operands) => {
-                let mut bits = [0; 3];
-                for (slot, var) in bits.iter_mut().zip(operands) {
-                    *slot = at(var);
-                }
-                let last = operands.last().map_or(*dtype, |var| dtype_of(*var));
-                scalar(*op, last, &bits[..operands.len().min(3)])
-            }
-            Inst::Fma(a, b, c) => fma(*dtype, at(a), at(b), at(c)),
-            Inst::Convert(arg) => convert(dtype_of(*arg), *dtype, at(arg)),
-            Inst::Bitcast(arg) => bitcast(*dtype, at(arg)),
-            Inst::Round(to, arg) => round(*to, at(arg)),
-            // Expansions hold no memory and no indices; `kernel::math` says so and its tests check it.
-            Inst::Index(_) | Inst::Load(..) => 0,
-        };
-        values.push(bits);
+/// The value of a transcendental operation, by the program that defines it.
+pub(super) fn expanded(expansion: &Expansion, args: &[u64]) -> u64 {
+    let mut values = [Scalar::Float(0.0); 3];
+    for (value, bits) in values.iter_mut().zip(args) {
+        *value = from_bits(expansion.operand, *bits);
     }
-    values.get(expansion.result.0 as usize).copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `2^k` for an integer `k` in an f32, by its exponent bits: every kind of instruction that expansions may hold.
-    #[test]
-    fn an_expansion_runs_instruction_by_instruction() {
-        let float = |value| Inst::Const(Scalar::Float(value));
-        let insts = vec![
-            (DType::F32, float(8_388_608.0)),
-            (DType::F32, float(1_065_353_216.0)),
-            (DType::F32, Inst::Fma(Var(0), Var(1), Var(2))),
-            (DType::I32, Inst::Convert(Var(3))),
-            (DType::F32, Inst::Bitcast(Var(4))),
-            (DType::Bool, Inst::Scalar(ScalarOp::Lt, vec![Var(0), Var(2)])),
-            (DType::F32, Inst::Scalar(ScalarOp::Select, vec![Var(6), Var(5), Var(0)])),
-        ];
-        let expansion = Expansion { arity: 1, insts, result: Var(7) };
-        let mut scratch = vec![];
-        for exponent in [-126.0f32, -3.0, 0.0, 5.0, 127.0] {
-            let bits = expanded(&expansion, DType::F32, &[u64::from(exponent.to_bits())], &mut scratch);
-            assert_eq!(f32::from_bits(bits as u32), exponent.exp2());
-        }
-    }
+    to_bits(expansion.operand, math::eval(expansion, &values[..args.len().min(3)]))
 }
