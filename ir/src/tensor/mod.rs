@@ -20,10 +20,12 @@ pub mod infer;
 pub mod ops;
 pub mod random;
 pub mod text;
+pub mod verify;
 
 pub use attr::{Attr, F64};
 pub use einsum::Einsum;
 pub use ops::{Op, OpKind};
+pub use verify::verify;
 
 use crate::diag::Span;
 use crate::dim::{Dim, Sym};
