@@ -21,7 +21,12 @@
 
 pub mod abi;
 pub mod build;
+pub mod eval;
+pub mod lanes;
 pub mod math;
+pub mod text;
+pub mod traffic;
+pub mod verify;
 
 use crate::dim::{Dim, Sym};
 use crate::dtype::DType;
