@@ -14,11 +14,13 @@ pub mod attr;
 pub mod bind;
 pub mod build;
 pub mod composites;
+pub mod docs;
 pub mod einsum;
 pub mod eval;
 pub mod infer;
 pub mod ops;
 pub mod random;
+pub mod samples;
 pub mod text;
 pub mod verify;
 
