@@ -370,7 +370,10 @@ pub fn check_attr(module: &Module, op: &Op, pos: usize) -> Result<(), String> {
         (Kind::Bool, _) => return op.flag(module, name).map(|_| ()),
         (Kind::Float, Attr::Param(_)) => match op.number(module, name)? {
             Scalar::Bool(_) => {
-                return Err(format!("`{name}` of `{}` must be a number, found a truth value", op.kind.name()));
+                return Err(format!(
+                    "`{name}` of `{}` must be a number, found a truth value",
+                    op.kind.name()
+                ));
             }
             _ => true,
         },

@@ -15,8 +15,10 @@ pub mod bind;
 pub mod build;
 pub mod composites;
 pub mod einsum;
+pub mod eval;
 pub mod infer;
 pub mod ops;
+pub mod random;
 pub mod text;
 
 pub use attr::{Attr, F64};
