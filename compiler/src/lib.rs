@@ -4,5 +4,6 @@
 //! (`birkhoff`).
 
 pub mod expand;
-pub mod schedule;
 pub mod lower;
+pub mod schedule;
+pub mod spec;

@@ -2,7 +2,7 @@
 
 use super::value::{Lowering, places};
 use crate::schedule::axes::Class;
-use crate::schedule::graph::{N, V};
+use crate::schedule::graph::{N, R, V};
 use crate::schedule::stages::{Lanes, Nest};
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
@@ -22,8 +22,22 @@ pub fn accum_op(kind: OpKind) -> AccumOp {
 /// Something that a nest computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Work {
-    /// The elements of a value, written wherever it is wanted.
-    Map(V),
+    /// The elements of `from`, written wherever `to`, of the same shape, is wanted.
+    Map {
+        /// What is computed.
+        from: V,
+        /// Whose elements they are.
+        to: V,
+    },
+    /// The elements of `from`, written as the present slice of `stack`.
+    Stack {
+        /// What is computed in one iteration.
+        from: V,
+        /// What it is a slice of.
+        stack: V,
+        /// The loop's body.
+        body: R,
+    },
     /// A reduction or contraction.
     Sum(N),
 }
@@ -106,7 +120,7 @@ impl Lowering<'_> {
     /// The classes that a piece of work walks, the batch aside.
     fn classes_of(&self, work: &Work) -> Vec<Class> {
         let classes = match work {
-            Work::Map(value) => self.walk.axes.of_value(*value),
+            Work::Map { .. } | Work::Stack { .. } => self.walk.axes.of_value(self.work_value(work)),
             Work::Sum(node) => self.walk.iterates(*node),
         };
         classes.into_iter().filter(|class| !self.batch.iter().any(|(batch, _)| batch == class)).collect()
@@ -121,7 +135,8 @@ impl Lowering<'_> {
 
     fn work_value(&self, work: &Work) -> V {
         match work {
-            Work::Map(value) => *value,
+            Work::Map { to, .. } => *to,
+            Work::Stack { from, .. } => *from,
             Work::Sum(node) => self.walk.graph.nodes[*node].results[0],
         }
     }
@@ -302,16 +317,30 @@ impl Lowering<'_> {
     ) {
         let accumulator = match item {
             Work::Sum(node) => open.iter().find(|accumulator| accumulator.node == *node),
-            Work::Map(_) => None,
+            Work::Map { .. } | Work::Stack { .. } => None,
         };
         match accumulator {
             Some(accumulator) => self.accumulate(nest, accumulator, tokens, block, lane),
-            None => self.each_element(nest, item, tokens, block, &mut |this, _| {
-                let value = this.work_value(item);
-                let coords = this.coords_here(value);
-                let var = this.value(value, &coords);
-                this.store_all(value, &coords, var);
-            }),
+            None => self.each_element(nest, item, tokens, block, &mut |this, _| this.map_element(item)),
+        }
+    }
+
+    /// Computes the present element of a map and writes it.
+    fn map_element(&mut self, item: &Work) {
+        let value = self.work_value(item);
+        let coords = self.coords_here(value);
+        match item {
+            Work::Map { from, to } => {
+                let var = self.value(*from, &coords);
+                self.store_all(*to, &coords, var);
+            }
+            Work::Stack { from, stack, body } => {
+                let var = self.value(*from, &coords);
+                let mut full = vec![self.slice_index(*body)];
+                full.extend(coords);
+                self.store_all(*stack, &full, var);
+            }
+            Work::Sum(_) => {}
         }
     }
 

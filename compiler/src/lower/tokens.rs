@@ -36,7 +36,9 @@ impl Lowering<'_> {
                         self.token_map(result);
                     }
                 }
-                Work::Map(value) => self.token_map(*value),
+                Work::Map { to, .. } => self.token_map(*to),
+                // Slices of a token loop are written inside the loop.
+                Work::Stack { .. } => {}
             }
         }
     }

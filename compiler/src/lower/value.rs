@@ -15,6 +15,9 @@ use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::{Module, OpKind};
 use std::collections::{BTreeMap, HashMap};
 
+/// Sums of more terms than this are never written out.
+const MAX_SHORT_SUM: i64 = 1024;
+
 /// Where a value is stored.
 #[derive(Clone, Debug)]
 pub enum Place {
@@ -51,6 +54,8 @@ pub struct Lowering<'a> {
     pub writable: BTreeMap<V, Vec<Place>>,
     /// The present iteration of the on-chip loops around.
     pub iteration: BTreeMap<R, Index>,
+    /// What went wrong: a value that should have been stored and was not. A defect of the scheduler.
+    pub broken: Option<String>,
     /// Values already written out in open blocks, by block.
     memo: HashMap<(V, Coords), (Var, usize)>,
 }
@@ -69,6 +74,7 @@ impl<'a> Lowering<'a> {
             readable: BTreeMap::new(),
             writable: BTreeMap::new(),
             iteration: BTreeMap::new(),
+            broken: None,
             memo: HashMap::new(),
         }
     }
@@ -118,6 +124,9 @@ impl<'a> Lowering<'a> {
                     let parts = unflatten(&mut self.emitter, index.clone(), &extents);
                     by_class.extend(leaves.into_iter().zip(parts));
                 }
+                if classes.iter().any(|class| !by_class.contains_key(class)) {
+                    self.missing(value, "is stored along other axes");
+                }
                 let index = classes.iter().map(|class| {
                     let index = by_class.get(class).cloned().unwrap_or_default();
                     match self.batch.iter().find(|(batch, _)| batch == class) {
@@ -164,15 +173,27 @@ impl<'a> Lowering<'a> {
             Source::Node(node, result) => self.node_value(node, result, coords),
             Source::Body(region, idx) => self.slice_value(region, idx, coords),
             // Arguments are parameters, which are readable.
-            Source::Input(_) => self.emitter.constant(DType::F32, Scalar::Float(f64::NAN)),
+            Source::Input(_) => self.missing(value, "is no parameter"),
         }
+    }
+
+    /// Records that `value` should have been stored, and why it cannot be had.
+    fn missing(&mut self, value: V, why: &str) -> Var {
+        let info = &self.walk.graph.values[value];
+        let name = info.name.as_ref().map_or_else(|| format!("#{value}"), |name| name.to_string());
+        self.broken.get_or_insert_with(|| format!("the value {name}: {} is not there where it is read: it {why}", info.ty));
+        let dtype = info.ty.dtype.compute();
+        self.emitter.constant(dtype, Scalar::Int(0))
     }
 
     /// The slice that an on-chip loop sees in the present iteration.
     fn slice_value(&mut self, region: R, idx: usize, coords: &[Index]) -> Var {
         let Some(node) = self.walk.graph.loop_of(region) else {
-            return self.emitter.constant(DType::F32, Scalar::Float(f64::NAN));
+            return self.missing(self.walk.graph.regions[region].inputs[idx], "belongs to no loop");
         };
+        if idx < self.walk.graph.regions[region].n_carry {
+            return self.missing(self.walk.graph.regions[region].inputs[idx], "is the state of a loop that is not open");
+        }
         let source = self.walk.graph.nodes[node].args[idx];
         let mut full = vec![self.slice_index(region)];
         full.extend(coords.iter().cloned());
@@ -273,8 +294,13 @@ impl<'a> Lowering<'a> {
         let gnode = &self.walk.graph.nodes[node];
         let kind = gnode.op.kind;
         let dtype = self.walk.graph.values[gnode.results[0]].ty.dtype.compute();
-        let extents: Vec<i64> =
-            summed_extents(self.walk.graph, node).iter().map(|dim| dim.as_const().unwrap_or(0)).collect();
+        let extents: Option<Vec<i64>> = summed_extents(self.walk.graph, node).iter().map(Dim::as_const).collect();
+        let Some(extents) = extents.filter(|extents| extents.iter().product::<i64>() <= MAX_SHORT_SUM) else {
+            return self.missing(gnode.results[0], "is a long sum");
+        };
+        if matches!(kind, OpKind::Loop | OpKind::Solve | OpKind::Qr) {
+            return self.missing(gnode.results[0], "is the result of a loop");
+        }
         let mut sum: Option<Var> = None;
         for place in places(&extents) {
             let sums: Vec<Index> = place.into_iter().map(Index::constant).collect();

@@ -51,6 +51,8 @@ pub struct GNode {
     pub region: R,
     /// The body, for a loop that stays on chip.
     pub body: Option<R>,
+    /// Positions in the functions around that lead to the node.
+    pub path: LoopPath,
 }
 
 /// The body of an on-chip loop.
@@ -136,6 +138,7 @@ impl Graph {
                 args.truncate(self.regions[inner].inputs.len());
                 body = Some(inner);
             }
+            let own_path = path.clone();
             path.pop();
             let number = self.nodes.len();
             let mut results = vec![];
@@ -145,7 +148,7 @@ impl Graph {
                 map[result.0 as usize] = Some(new);
                 results.push(new);
             }
-            self.nodes.push(GNode { op: node.op.clone(), args, results, region, body });
+            self.nodes.push(GNode { op: node.op.clone(), args, results, region, body, path: own_path });
         }
         source.outputs.iter().map(|out| at(&map, out.value)).collect()
     }
@@ -164,7 +167,7 @@ impl Graph {
             let ty = self.values[value].ty.clone();
             let copy = self.add_value(ty, Source::Node(number, 0), None);
             let op = Op::plain(OpKind::StopGradient);
-            self.nodes.push(GNode { op, args: vec![value], results: vec![copy], region, body: None });
+            self.nodes.push(GNode { op, args: vec![value], results: vec![copy], region, body: None, path: vec![] });
             owned.push(copy);
         }
         owned
