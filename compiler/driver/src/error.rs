@@ -32,6 +32,11 @@ impl Error {
         Error::new(diagnostics, Some(Arc::new(source)))
     }
 
+    /// The same errors, said of the file at `path`, which has no lines.
+    pub fn about_file(self, path: impl fmt::Display) -> Error {
+        Error::in_file(self.diagnostics, path)
+    }
+
     /// The single errors.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics.0

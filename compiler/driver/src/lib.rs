@@ -39,6 +39,7 @@ mod arrays;
 pub mod elements;
 mod engine;
 mod error;
+pub mod file_inputs;
 mod function;
 mod pending;
 pub mod pipeline;

@@ -1,6 +1,5 @@
 //! Stand-ins.
-use birkhoff_ir::diag::{Diagnostic, Diagnostics};
-use birkhoff_ir::plan::Program;
+use birkhoff_ir::diag::Diagnostics;
 use birkhoff_ir::tensor::{FuncId, Module};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Math {
@@ -24,17 +23,5 @@ pub mod eqsat {
     }
     pub fn optimize(module: &Module, func: FuncId, _: &Options) -> Result<Optimized, Diagnostics> {
         Ok(Optimized { module: module.clone(), func })
-    }
-}
-pub fn schedule(_: &Module, _: FuncId) -> Result<Program, Diagnostics> {
-    Err(Diagnostic::unsupported("no scheduler").into())
-}
-pub fn verify(_: &Module) -> Result<(), Diagnostics> {
-    Ok(())
-}
-pub mod model_spec {
-    use super::*;
-    pub fn parse(_: &str) -> Result<Module, Diagnostics> {
-        Err(Diagnostic::unsupported("no specs").into())
     }
 }

@@ -8,16 +8,17 @@ use crate::engine::{Code, Engine};
 use crate::error::Error;
 use crate::function::Function;
 use crate::pending::eqsat::{self, Math, Optimized};
-use crate::pending::schedule;
-use crate::pending::verify;
 use crate::signature::Signature;
 use crate::spec::{Content, Spec};
 use crate::target::Target;
 use birkhoff_codegen::cpu;
 use birkhoff_compiler::expand::expand;
+use birkhoff_compiler::lower::lower as schedule;
+use birkhoff_compiler::schedule::Target as Machine;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::kernel;
 use birkhoff_ir::plan::{self, Program};
+use birkhoff_ir::tensor::verify::verify;
 use birkhoff_ir::tensor::{self, FuncId, Module};
 use birkhoff_runtime::{Executable, Pool};
 use std::sync::Arc;
@@ -220,7 +221,7 @@ pub fn lower(
     observe(Stage::Schedule);
     let start = Instant::now();
     let (module, func) = expand(&module, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
-    let program = schedule(&module, func).map_err(fail)?;
+    let program = schedule(&module, func, &Machine::default()).map_err(|error| fail(error.into()))?;
     if options.verify {
         plan::verify::verify(&program).map_err(fail)?;
     }

@@ -4,8 +4,8 @@
 //! and nothing else; overrides are checked when the spec is compiled.
 
 use crate::error::{Error, Source};
-use crate::pending::model_spec;
 use crate::signature::Signature;
+use birkhoff_compiler::spec as model_spec;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
