@@ -3,4 +3,7 @@
 //! Deliberately absent: instructions (crate `birkhoff-codegen`), memory and devices (`birkhoff-runtime`), files and terminals
 //! (`birkhoff`).
 
+pub mod cost;
+pub mod eqsat;
 pub mod expand;
+pub mod simplify;
