@@ -6,4 +6,7 @@
 pub mod cost;
 pub mod eqsat;
 pub mod expand;
+pub mod lower;
+pub mod schedule;
 pub mod simplify;
+pub mod spec;

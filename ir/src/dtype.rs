@@ -78,15 +78,46 @@ impl DType {
     pub fn round(self, value: f64) -> f64 {
         match self {
             DType::F32 => f64::from(value as f32),
-            DType::Bf16 => half::bf16::from_f64(value).to_f64(),
-            DType::F16 => half::f16::from_f64(value).to_f64(),
+            DType::Bf16 => half::bf16::from_f32(round_to_odd(value)).to_f64(),
+            DType::F16 => half::f16::from_f32(round_to_odd(value)).to_f64(),
             _ => value,
         }
     }
 }
 
+/// `value` cut to an f32 whose last bit is set if anything was lost, so that rounding the f32 further is as one rounding.
+///
+/// The `half` crate's own conversions from f64 drop the low 32 bits and round such values the wrong way.
+fn round_to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    if value.is_nan() || f64::from(nearest) == value {
+        return nearest;
+    }
+    let cut = if f64::from(nearest).abs() > value.abs() { nearest.to_bits() - 1 } else { nearest.to_bits() };
+    f32::from_bits(cut | 1)
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_types_round_once() {
+        // Just above a tie: the lost bits decide, in the normal and in the denormal range.
+        let tie = 1.0 + 2f64.powi(-9) * 3.0;
+        assert_eq!(DType::Bf16.round(tie + 2f64.powi(-40)), 1.0 + 2f64.powi(-8) * 2.0);
+        assert_eq!(DType::Bf16.round(1.0 + 2f64.powi(-8)), 1.0);
+        assert_eq!(DType::Bf16.round(1.0 + 2f64.powi(-8) + 2f64.powi(-50)), 1.0 + 2f64.powi(-7));
+        assert_eq!(DType::F16.round(1.0 + 2f64.powi(-11) + 2f64.powi(-50)), 1.0 + 2f64.powi(-10));
+        let step = 2f64.powi(-133);
+        assert_eq!(DType::Bf16.round(step * 32.5 * (1.0 + 2f64.powi(-20))), step * 33.0);
+        assert_eq!(DType::Bf16.round(1e300), f64::INFINITY);
+        assert_eq!(DType::F16.round(65519.99), 65504.0);
     }
 }

@@ -252,6 +252,20 @@ impl<'m> Builder<'m> {
         Ok(shape)
     }
 
+    /// `value` broadcast to `shape`, aligned at the last axes; extents of 1 stretch.
+    ///
+    /// Errors: extents that do not fit.
+    pub fn broadcast_to(&mut self, value: ValueId, shape: &[Dim]) -> Built {
+        let own = &self.ty(value).shape;
+        let fits = own.len() <= shape.len()
+            && own.iter().rev().zip(shape.iter().rev()).all(|(own, dim)| own == dim || own.is_const(1));
+        if !fits {
+            let target = TensorType::new(self.ty(value).dtype, shape.to_vec());
+            return Err(format!("{} does not broadcast to {target}", self.ty(value)));
+        }
+        self.align(value, shape)
+    }
+
     /// `value` broadcast to `shape`, aligned at the last axes.
     fn align(&mut self, value: ValueId, shape: &[Dim]) -> Built {
         let own = self.ty(value).shape.clone();
@@ -440,12 +454,15 @@ impl<'m> Builder<'m> {
 ///
 /// Errors: those of the expansion.
 pub fn types_by_expansion(module: &Module, op: &Op, args: &[TensorType]) -> Result<Vec<TensorType>, String> {
-    let mut scratch = module.clone();
+    // An expansion refers to no function but those it appends, so the scratch module needs none.
+    let mut scratch = Module { dims: module.dims.clone(), params: module.params.clone(), funcs: vec![] };
     let mut builder = Builder::new(&mut scratch, "");
     let mut values = Vec::with_capacity(args.len());
     for (idx, ty) in args.iter().enumerate() {
         values.push(builder.input(format!("arg{idx}"), ty.clone(), Domain::default())?);
     }
-    let results = builder.expand(op, &values).map_err(|why| format!("`{}`: {why}", op.kind.name()))?;
+    let prefix = format!("`{}`", op.kind.name());
+    let named = |why: String| if why.starts_with(&prefix) { why } else { format!("{prefix}: {why}") };
+    let results = builder.expand(op, &values).map_err(named)?;
     Ok(results.iter().map(|result| builder.ty(*result).clone()).collect())
 }

@@ -6,6 +6,7 @@
 use super::{Attr, Module, Op, OpKind, TensorType};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::scalar::Scalar;
 use crate::tensor::ops::{Meaning, Operands};
 
 type Types = Result<Vec<TensorType>, String>;
@@ -367,6 +368,15 @@ pub fn check_attr(module: &Module, op: &Op, pos: usize) -> Result<(), String> {
     let ok = match (spec.kind, attr) {
         (Kind::Int, _) => return op.int(module, name).map(|_| ()),
         (Kind::Bool, _) => return op.flag(module, name).map(|_| ()),
+        (Kind::Float, Attr::Param(_)) => match op.number(module, name)? {
+            Scalar::Bool(_) => {
+                return Err(format!(
+                    "`{name}` of `{}` must be a number, found a truth value",
+                    op.kind.name()
+                ));
+            }
+            _ => true,
+        },
         (Kind::Float, attr) => number(attr) && !matches!(attr, Attr::Bool(_)),
         (Kind::Number, attr) => number(attr),
         (Kind::Word(words), Attr::Word(word)) => {
