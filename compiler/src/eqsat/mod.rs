@@ -92,7 +92,6 @@ struct Session<'a> {
     facts: BTreeMap<FuncId, Vec<Facts>>,
     applied: BTreeMap<&'static str, usize>,
     options: &'a Options,
-    without_rules: Vec<&'a str>,
     cost: &'a dyn CostModel,
 }
 
@@ -124,7 +123,6 @@ pub fn optimize(
         facts: BTreeMap::new(),
         applied: BTreeMap::new(),
         options,
-        without_rules: options.without_rules.iter().map(String::as_str).collect(),
         cost,
     };
     let done = session.optimize(func).map_err(refused)?;
@@ -180,11 +178,9 @@ impl Session<'_> {
 
     fn saturated(&mut self, flat: &Flat) -> Result<Done, String> {
         let mut loaded = self.load(flat, false)?;
-        let allowed = Allowed {
-            math: self.options.math,
-            without: &self.options.without,
-            without_rules: &self.without_rules,
-        };
+        let options = self.options;
+        let without_rules: Vec<&str> = options.without_rules.iter().map(String::as_str).collect();
+        let allowed = Allowed { math: options.math, without: &options.without, without_rules: &without_rules };
         let run = saturate(&mut loaded.graph, &self.options.limits, allowed);
         if let Some(conflict) = &loaded.graph.analysis.conflict {
             return Err(conflict.message.clone());
