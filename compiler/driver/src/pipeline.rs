@@ -7,11 +7,13 @@
 use crate::engine::{Code, Engine};
 use crate::error::Error;
 use crate::function::Function;
-use crate::pending::eqsat::{self, Math, Optimized};
+use crate::schedule_report::{self, ScheduleReport};
 use crate::signature::Signature;
 use crate::spec::{Content, Spec};
 use crate::target::Target;
 use birkhoff_codegen::cpu;
+use birkhoff_compiler::cost::Edges;
+use birkhoff_compiler::eqsat::{self, Math, Optimized};
 use birkhoff_compiler::expand::expand;
 use birkhoff_compiler::lower::lower as schedule;
 use birkhoff_compiler::schedule::Target as Machine;
@@ -231,8 +233,8 @@ pub fn lower(
 }
 
 fn saturate(module: &Module, func: FuncId, options: &Options) -> Result<Optimized, Diagnostics> {
-    let optimized =
-        eqsat::optimize(module, func, &eqsat::Options { math: options.math, ..Default::default() })?;
+    let saturation = eqsat::Options { math: options.math, ..Default::default() };
+    let optimized = eqsat::optimize(module, func, &saturation, &Edges::default())?;
     if options.verify {
         verify(&optimized.module)?;
     }
@@ -281,6 +283,17 @@ pub fn stage_text(
     }
 }
 
+/// The report on a plan at the default values of its run-time sizes, or 1024 where there is none.
+///
+/// Errors: as [`schedule_report::report`].
+pub fn schedule_of(program: &Program) -> Result<ScheduleReport, Diagnostic> {
+    let sizes = program.sizes.iter().map(|size| {
+        let (lo, hi) = size.bounds;
+        (size.name.clone(), size.default.unwrap_or_else(|| 1024.clamp(lo, hi.max(lo))))
+    });
+    schedule_report::report(program, &sizes.collect())
+}
+
 fn program_text(
     program: Program,
     options: &Options,
@@ -289,6 +302,9 @@ fn program_text(
 ) -> Result<String, Diagnostics> {
     if stage == Stage::Plan {
         return Ok(plan::text::print(&program));
+    }
+    if stage == Stage::Schedule {
+        return Ok(schedule_of(&program)?.text());
     }
     if stage == Stage::Kernel {
         let kernels: Vec<String> = program.kernels.iter().map(kernel::text::print).collect();

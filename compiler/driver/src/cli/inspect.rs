@@ -3,8 +3,9 @@
 use super::Failure;
 use super::args::InspectArgs;
 use super::progress::Progress;
-use birkhoff::pipeline::stage_text;
-use birkhoff::{Stage, Target};
+use birkhoff::ir::diag::Diagnostic;
+use birkhoff::pipeline::{schedule_of, stage_text};
+use birkhoff::{Stage, Target, lower};
 use serde_json::json;
 use similar::TextDiff;
 
@@ -19,6 +20,12 @@ pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
         let spec = args.spec.load()?;
         Ok(stage_text(&spec, &options, stage, &mut |stage| progress.step(stage.doing()))?)
     };
+    if args.spec.json && args.stage == Stage::Schedule && args.diff.is_none() {
+        let spec = args.spec.load()?;
+        let stages = lower(&spec, &options, args.stage, &mut |stage| progress.step(stage.doing()))?;
+        let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
+        return Ok(format!("{:#}\n", schedule_of(&program)?.json()));
+    }
     let to = text_of(args.stage)?;
     let text = match args.diff {
         None => to,
