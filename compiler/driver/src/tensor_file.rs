@@ -403,7 +403,7 @@ mod tests {
             "the tensor `x` does not start where the one before it ends",
             "a tensor's shape and element type do not give the bytes it is said to have",
             "a tensor's size does not fit 64 bits",
-            "the header is wrong: two tensors are called `x` at line 1 column 64",
+            "the header is wrong: two tensors are called `x` at line 1 column 109",
         ];
         for (found, expected) in found.iter().zip(expected) {
             assert_eq!(found, &format!("this is not a safetensors file: {expected}"));

@@ -27,7 +27,7 @@ dim C
 dim T in 1..=1000000 default 5
 param scale = 2.0
 export fn @ratio(%x: f32[T,n,C] ~ uniform(1, 2), %w: f32[C] ~ uniform(1, 2)) -> (y: f32[T,n,C]) {
-  %s = contract(%x, %w) {spec=\"tnc,c->tn\"}
+  %s = contract(%x, %w) {spec=\"tnc,c->tn\", dtype=f32}
   %b = broadcast(%s) {shape=[T,n,C], axes=[0,1]}
   return y = $scale * %x / %b
 }
