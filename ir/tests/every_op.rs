@@ -1,6 +1,7 @@
-//! What holds for every row of the op table: it has a sample, which prints, parses, verifies and runs.
+//! What holds for every row of the op table: it has a sample, which prints, parses, verifies and runs; and what does not fit
+//! it is refused without a panic.
 
-use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::tensor::bind::{Bindings, bind};
 use birkhoff_ir::tensor::build::Builder;
@@ -8,7 +9,7 @@ use birkhoff_ir::tensor::eval::{Tensor, eval};
 use birkhoff_ir::tensor::random::random_input;
 use birkhoff_ir::tensor::samples::sample;
 use birkhoff_ir::tensor::text::{default_attr, parse, print};
-use birkhoff_ir::tensor::{FuncId, Module, OpKind, verify};
+use birkhoff_ir::tensor::{Attr, DimKind, Domain, FuncId, Module, Op, OpKind, TensorType, verify};
 
 fn samples() -> Vec<(OpKind, Module, FuncId)> {
     OpKind::all()
@@ -121,5 +122,83 @@ fn composites_are_their_expansions() {
         let (direct, written) = (outputs(&module, id, DType::F32), outputs(&parsed, expanded_id, DType::F32));
         let bits = |outs: &[Tensor]| outs.iter().map(Tensor::to_le_bytes).collect::<Vec<_>>();
         assert_eq!(bits(&direct), bits(&written), "{}", kind.name());
+    }
+}
+
+/// A pseudo-random number below `bound`.
+fn below(state: &mut u64, bound: usize) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) as usize % bound
+}
+
+/// The attribute with its numbers replaced by others, right or wrong.
+fn varied(attr: &Attr, state: &mut u64) -> Attr {
+    match attr {
+        Attr::Int(_) => Attr::Int(below(state, 5) as i64 - 1),
+        Attr::Dim(_) => Attr::Dim(Dim::constant(below(state, 5) as i64 - 1)),
+        Attr::Axes(_) => Attr::Axes((0..below(state, 3)).map(|_| below(state, 4) as u32).collect()),
+        Attr::Dims(_) => {
+            Attr::Dims((0..below(state, 4)).map(|_| Dim::constant(below(state, 4) as i64)).collect())
+        }
+        Attr::DType(_) => Attr::DType(DType::ALL[below(state, 7)]),
+        other => other.clone(),
+    }
+}
+
+fn some_type(state: &mut u64) -> TensorType {
+    // Mostly floats, of which most ops consist.
+    let dtype = if below(state, 4) > 0 { DType::F32 } else { DType::ALL[below(state, 7)] };
+    let shape = (0..below(state, 5)).map(|_| Dim::constant([2, 2, 2, 3, 1, 0][below(state, 6)])).collect();
+    TensorType::new(dtype, shape)
+}
+
+/// Operands and attributes that mostly do not fit are errors; those that do fit run. Nothing panics.
+#[test]
+fn no_operand_makes_an_op_panic() {
+    let mut state = 1;
+    for (kind, mut module, id) in samples() {
+        module.dims.iter_mut().for_each(|decl| decl.kind = DimKind::Static(Some(3)));
+        let bound = bind(&module, &Bindings::default()).unwrap();
+        let node = bound.func(id).nodes.last().cloned().unwrap();
+        let own: Vec<TensorType> = node.args.iter().map(|arg| bound.func(id).ty(*arg).clone()).collect();
+        let mut fitting = 0;
+        for _ in 0..150 {
+            let mut target = bound.clone();
+            let attrs = node.op.attrs.iter().map(|attr| match below(&mut state, 3) {
+                0 => varied(attr, &mut state),
+                _ => attr.clone(),
+            });
+            let op = Op::new(kind, attrs.collect());
+            let mut builder = Builder::new(&mut target, "fuzzed");
+            // The types that the sample has, none, one or two of them replaced, now and then with one too many.
+            let mut inputs = own.clone();
+            for _ in 0..below(&mut state, 3).min(inputs.len()) {
+                let place = below(&mut state, inputs.len());
+                inputs[place] = some_type(&mut state);
+            }
+            inputs.extend((0..below(&mut state, 8) / 7).map(|_| some_type(&mut state)));
+            let args: Vec<_> = inputs
+                .iter()
+                .enumerate()
+                .map(|(idx, ty)| builder.input(format!("x{idx}"), ty.clone(), Domain::default()).unwrap())
+                .collect();
+            let Ok(results) = builder.op(op, &args) else { continue };
+            for (idx, result) in results.into_iter().enumerate() {
+                builder.output(format!("o{idx}"), result).unwrap();
+            }
+            let fuzzed = builder.finish();
+            let tensors: Vec<Tensor> = inputs
+                .iter()
+                .map(|ty| {
+                    let shape: Vec<usize> =
+                        ty.shape.iter().map(|dim| dim.as_const().unwrap() as usize).collect();
+                    random_input(1, "x", Domain::default(), ty.dtype, &shape).unwrap()
+                })
+                .collect();
+            if verify(&target).is_ok() {
+                fitting += usize::from(eval(&target, fuzzed, &SizeEnv::new(), &tensors).is_ok());
+            }
+        }
+        assert!(fitting > 0, "{} never fits", kind.name());
     }
 }
