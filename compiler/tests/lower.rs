@@ -103,8 +103,8 @@ fn matrix_product() {
 dim T in 1..=1000 default 5
 export fn @main(%x: f32[T,33], %w: f32[33,300]) -> (y: f32[T,300]) {
   y = contract(x, w, spec=\"tk,ko->to\", dtype=f32)
-  y = tanh(y)
-  return y = y
+  z = tanh(y)
+  return y = z
 }";
     check_text(source, &[], &[("T", 9)]);
 }

@@ -29,6 +29,8 @@ pub enum Place {
         mem: Mem,
         /// The classes of its axes.
         classes: Vec<Class>,
+        /// The value whose axes those classes are; others of its shape may be kept there too (the state of a loop).
+        like: V,
     },
 }
 
@@ -112,10 +114,10 @@ impl<'a> Lowering<'a> {
     pub fn place_index(&mut self, place: &Place, value: V, coords: &[Index]) -> (Mem, Vec<Index>) {
         match place {
             Place::Param(mem) => (*mem, coords.to_vec()),
-            Place::Local { mem, classes } => {
+            Place::Local { mem, classes, like } => {
                 let mut by_class: BTreeMap<Class, Index> = BTreeMap::new();
                 for (axis, index) in coords.iter().enumerate() {
-                    let leaves = self.walk.axes.leaves(value, axis);
+                    let leaves = self.walk.axes.leaves(*like, axis);
                     if let [leaf] = leaves.as_slice() {
                         by_class.insert(*leaf, index.clone());
                         continue;
@@ -125,7 +127,7 @@ impl<'a> Lowering<'a> {
                     by_class.extend(leaves.into_iter().zip(parts));
                 }
                 if classes.iter().any(|class| !by_class.contains_key(class)) {
-                    self.missing(value);
+                    self.missing(value, "is stored along other axes");
                 }
                 let index = classes.iter().map(|class| {
                     let index = by_class.get(class).cloned().unwrap_or_default();
@@ -173,15 +175,15 @@ impl<'a> Lowering<'a> {
             Source::Node(node, result) => self.node_value(node, result, coords),
             Source::Body(region, idx) => self.slice_value(region, idx, coords),
             // Arguments are parameters, which are readable.
-            Source::Input(_) => self.missing(value),
+            Source::Input(_) => self.missing(value, "is no parameter"),
         }
     }
 
-    /// Records that `value` should have been stored.
-    fn missing(&mut self, value: V) -> Var {
+    /// Records that `value` should have been stored, and why it cannot be had.
+    fn missing(&mut self, value: V, why: &str) -> Var {
         let info = &self.walk.graph.values[value];
         let name = info.name.as_ref().map_or_else(|| format!("#{value}"), |name| name.to_string());
-        self.broken.get_or_insert_with(|| format!("the value {name}: {} is not available where it is read", info.ty));
+        self.broken.get_or_insert_with(|| format!("the value {name}: {} is not there where it is read: it {why}", info.ty));
         let dtype = info.ty.dtype.compute();
         self.emitter.constant(dtype, Scalar::Int(0))
     }
@@ -189,10 +191,10 @@ impl<'a> Lowering<'a> {
     /// The slice that an on-chip loop sees in the present iteration.
     fn slice_value(&mut self, region: R, idx: usize, coords: &[Index]) -> Var {
         let Some(node) = self.walk.graph.loop_of(region) else {
-            return self.missing(self.walk.graph.regions[region].inputs[idx]);
+            return self.missing(self.walk.graph.regions[region].inputs[idx], "belongs to no loop");
         };
         if idx < self.walk.graph.regions[region].n_carry {
-            return self.missing(self.walk.graph.regions[region].inputs[idx]);
+            return self.missing(self.walk.graph.regions[region].inputs[idx], "is the state of a loop that is not open");
         }
         let source = self.walk.graph.nodes[node].args[idx];
         let mut full = vec![self.slice_index(region)];
@@ -296,10 +298,10 @@ impl<'a> Lowering<'a> {
         let dtype = self.walk.graph.values[gnode.results[0]].ty.dtype.compute();
         let extents: Option<Vec<i64>> = summed_extents(self.walk.graph, node).iter().map(Dim::as_const).collect();
         let Some(extents) = extents.filter(|extents| extents.iter().product::<i64>() <= MAX_SHORT_SUM) else {
-            return self.missing(gnode.results[0]);
+            return self.missing(gnode.results[0], "is a long sum");
         };
         if matches!(kind, OpKind::Loop | OpKind::Solve | OpKind::Qr) {
-            return self.missing(gnode.results[0]);
+            return self.missing(gnode.results[0], "is the result of a loop");
         }
         let mut sum: Option<Var> = None;
         for place in places(&extents) {

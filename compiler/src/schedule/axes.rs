@@ -37,7 +37,9 @@ impl Axes {
             summed: vec![],
         };
         for (value, info) in graph.values.iter().enumerate() {
-            let member = graph.def(value).map(|(node, _)| node);
+            // The results of a loop are several values side by side, which may well walk together.
+            let is_walk = |node: &N| graph.nodes[*node].op.kind != OpKind::Loop;
+            let member = graph.def(value).map(|(node, _)| node).filter(is_walk);
             let classes = info.ty.shape.iter().map(|dim| axes.fresh(dim.clone(), member)).collect();
             axes.value_axes.push(classes);
         }

@@ -16,6 +16,7 @@ use super::{Arg, BufferId, BufferKind, Program, Step};
 use crate::diag::{Diagnostic, Diagnostics, ErrorKind, Span};
 use crate::dim::{Dim, Sym};
 use crate::kernel::{self, Access, Param};
+use crate::text::is_ident;
 use std::collections::BTreeSet;
 
 const MAX_ERRORS: usize = 32;
@@ -96,6 +97,9 @@ impl<'p> Checker<'p> {
     fn unique(&mut self, what: &str, names: impl Iterator<Item = (&'p Sym, Span)>) {
         let mut seen = BTreeSet::new();
         for (name, span) in names {
+            if !name.split('.').all(is_ident) {
+                self.fail(span, format!("the {what} `{name}` is not a name, or names joined by dots"));
+            }
             if !seen.insert(name) {
                 self.fail(span, format!("the {what} `{name}` exists twice"));
             }
@@ -205,7 +209,7 @@ impl<'p> Checker<'p> {
                     self.steps(body);
                     let after = self.ordinal;
                     self.swaps(span, swaps);
-                    if !trip.as_const().is_some_and(|trip| trip <= 1) {
+                    if trip.as_const().is_none_or(|trip| trip > 1) {
                         // The second iteration reads what the first left: walk the body once more.
                         self.ordinal = first;
                         self.steps(body);
@@ -314,7 +318,7 @@ impl<'p> Checker<'p> {
         let end = self.at_last(&arg.offset, true).add(&n_elems(param));
         if is_negative(&buffer.n_elems().sub(&end)) {
             let message =
-                format!("`{what}` reaches element {end} of `{name}`, which has {}", buffer.n_elems());
+                format!("`{what}` ends after element {end} of `{name}`, which has {}", buffer.n_elems());
             self.fail(span, message);
         }
     }

@@ -1,6 +1,6 @@
 //! What the texts of all IR levels share: tokens, a cursor with errors that name their place, and size polynomials.
 //!
-//! In: a source text. Out: tokens, and [`Diagnostic`]s that carry the span of what was found instead.
+//! In: a source text. Out: tokens, and diagnostics that carry the span of what was found instead.
 //! Assumes nothing about the text, however deep it nests. Knows no statement of any level.
 
 mod cursor;

@@ -33,7 +33,7 @@ mod print;
 
 pub use canonical::canonical;
 pub use parse::{Parsed, parse, parse_from};
-pub use print::{print, print_stmt};
+pub use print::{constant_text, print, print_stmt};
 
 use crate::diag::Span;
 

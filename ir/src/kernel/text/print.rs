@@ -199,7 +199,8 @@ fn factor_text(coeff: &Dim) -> (bool, String) {
     }
 }
 
-fn constant_text(dtype: DType, value: Scalar) -> String {
+/// The text of a constant of `dtype`, without the dtype.
+pub fn constant_text(dtype: DType, value: Scalar) -> String {
     match value {
         Scalar::Float(value) => float_text(dtype, value),
         Scalar::Int(value) => value.to_string(),

@@ -5,8 +5,9 @@
 //! The kernel evaluator counts the same numbers from what ran.
 //!
 //! Issued bytes are exact. Loops whose body bounds no other loop by their variable are multiplied, the others are walked;
-//! full tiles and the tail tile are told apart. Edge bytes are exact where the touched elements are provably a whole box
-//! (see [`edge`]), else an upper bound.
+//! full tiles and the tail tile are told apart. Edge bytes are exact where the touched elements are provably a box of
+//! positions, with or without gaps, and no two accesses overlap in part; else they are an upper bound, never more than the
+//! parameter or than what is issued.
 //!
 //! Deliberately absent: bounds that depend on loaded values. They are an error.
 

@@ -76,11 +76,11 @@ impl<'f> Checker<'_, 'f> {
     /// Adds an error at the statement at hand.
     pub fn fail(&mut self, message: impl Into<String>) {
         let mut message = message.into();
-        if self.span == Span::NONE {
-            if let Some(stmt) = self.stmt {
-                let text = print_stmt(self.report.func, stmt);
-                message = format!("{message}\n  in: {}", text.lines().next().unwrap_or_default());
-            }
+        if self.span == Span::NONE
+            && let Some(stmt) = self.stmt
+        {
+            let text = print_stmt(self.report.func, stmt);
+            message = format!("{message}\n  in: {}", text.lines().next().unwrap_or_default());
         }
         self.report.add(self.span, message);
     }
@@ -183,7 +183,7 @@ impl<'f> Checker<'_, 'f> {
         index.iter().for_each(|index| self.index(index));
         let (name, shape) = (func.mem_name(mem), func.mem_shape(mem));
         if index.len() != shape.len() {
-            self.fail(format!("`{name}` has {} axes, found {} indices", shape.len(), index.len()));
+            self.fail(format!("`{name}` has {} axes, found an index for {}", shape.len(), index.len()));
             return true;
         }
         for (axis, (index, extent)) in index.iter().zip(shape).enumerate() {
@@ -193,13 +193,13 @@ impl<'f> Checker<'_, 'f> {
                 });
             }
         }
-        if let Mem::Local(id) = mem {
-            if func.locals[id.0 as usize].space == Space::Reg {
-                self.require(self.declared[id.0 as usize], || {
-                    format!("`{name}` is used before its `decl` or out of its scope")
-                });
-                self.register_index(id, index);
-            }
+        if let Mem::Local(id) = mem
+            && func.locals[id.0 as usize].space == Space::Reg
+        {
+            self.require(self.declared[id.0 as usize], || {
+                format!("`{name}` is used before its `decl` or out of its scope")
+            });
+            self.register_index(id, index);
         }
         true
     }

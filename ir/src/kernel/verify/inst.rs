@@ -2,6 +2,7 @@
 
 use super::body::Checker;
 use crate::dtype::DType;
+use crate::kernel::text::constant_text;
 use crate::kernel::{Access, Inst, Var};
 use crate::scalar::Scalar;
 
@@ -67,5 +68,6 @@ fn constant(checker: &mut Checker<'_, '_>, dtype: DType, value: Scalar) {
         Scalar::Int(value) => dtype == DType::I64 || (dtype == DType::I32 && i32::try_from(value).is_ok()),
         Scalar::Bool(_) => dtype == DType::Bool,
     };
-    checker.require(fits, || format!("the constant {value:?} is not a value of {dtype}"));
+    checker
+        .require(fits, || format!("the constant {} is not a value of {dtype}", constant_text(dtype, value)));
 }
