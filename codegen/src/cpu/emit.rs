@@ -6,7 +6,7 @@
 
 use super::address::{Linear, Size};
 use super::cache::Cache;
-use super::lanes::Lanes;
+use super::lanes::{Lanes, needing_memory};
 use super::regs::RegArray;
 use super::value::Val;
 use birkhoff_ir::diag::Diagnostic;
@@ -17,12 +17,12 @@ use birkhoff_ir::kernel::{self, Access, For, ForKind, Inst, Local, LocalId, Mem,
 use birkhoff_ir::scalar::Scalar;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    AbiParam, AliasRegionData, Block, BlockArg, Function, InstBuilder, MemFlagsData, Signature, Type, Value,
-    types,
+    AbiParam, AliasRegionData, Block, BlockArg, Function, InstBuilder, MemFlagsData, Signature,
+    StackSlotData, StackSlotKind, Type, Value, types,
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// A bound variable: its value, and how many loops are around the place that binds it.
@@ -53,6 +53,8 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) cache: Cache,
     params: Vec<Value>,
     locals: Vec<Option<Value>>,
+    /// Register arrays that have to be addressed after all.
+    in_memory: BTreeSet<LocalId>,
     param_flags: Vec<MemFlagsData>,
     local_flags: Vec<MemFlagsData>,
     /// Versions of the memories that the kernel writes; see [`super::cache`].
@@ -99,6 +101,7 @@ pub(super) fn emit(
         cache: Cache::default(),
         params: vec![],
         locals: vec![],
+        in_memory: needing_memory(func),
         param_flags: vec![],
         local_flags: vec![],
         versions: HashMap::new(),
@@ -172,9 +175,10 @@ impl<'a> Emitter<'a, '_> {
         let align = SCRATCH_ALIGN_BYTES as i64;
         let mut known = 0i64;
         let mut pointer = scratch;
-        for local in &self.func.locals {
+        for (idx, local) in self.func.locals.iter().enumerate() {
             if local.space == Space::Reg {
-                self.locals.push(None);
+                let slot = self.in_memory.contains(&LocalId(idx as u32)).then(|| self.stack_memory(local));
+                self.locals.push(slot);
                 continue;
             }
             let mut here = pointer;
@@ -198,6 +202,14 @@ impl<'a> Emitter<'a, '_> {
                 }
             }
         }
+    }
+
+    fn stack_memory(&mut self, local: &Local) -> Value {
+        let Size::Known(bytes) = local_bytes(local) else { return self.i64_const(0) };
+        let bytes = u32::try_from(bytes.max(0)).unwrap_or(u32::MAX);
+        let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 6);
+        let slot = self.b.create_sized_stack_slot(slot);
+        self.b.ins().stack_addr(types::I64, slot, 0)
     }
 
     /// Binds base and count of every batch axis for the tile number `tile`.
@@ -286,7 +298,7 @@ impl<'a> Emitter<'a, '_> {
         match mem {
             Mem::Local(id) => {
                 let local = &self.func.locals[id.0 as usize];
-                (local.space == Space::Reg).then_some((id, local))
+                (local.space == Space::Reg && !self.in_memory.contains(&id)).then_some((id, local))
             }
             Mem::Param(_) => None,
         }

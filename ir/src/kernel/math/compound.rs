@@ -1,7 +1,7 @@
 //! Functions built from the exponential and the logarithm.
 
 use super::asm::{Asm, Value};
-use super::basic::{exp_parts, expm1, exponent, log1p};
+use super::basic::{exp_parts, exponent, log1p};
 
 /// `exp(a) / 2` for `a >= 0`, by way of a quarter, so that it overflows only where the half does.
 fn half_exp(asm: &mut Asm, a: Value) -> Value {
