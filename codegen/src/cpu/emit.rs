@@ -2,7 +2,8 @@
 //!
 //! In: a verified [`kernel::Func`]. Out: a function with the calling convention of [`birkhoff_ir::kernel::abi`], which walks
 //! its tiles itself. Every decision (order, lanes, unrolling) stands in the kernel; this only names instructions.
-//! Relies on Cranelift to hoist what is pure and invariant out of loops, and writes addresses so that it can.
+//! Cranelift's own optimiser stays off: it would hoist every constant and undo the order of instructions, and it takes
+//! a third of the compile time. What it would gain is done here: see `address`, `cache` and `value`.
 
 use super::address::{Linear, Size};
 use super::cache::Cache;
@@ -17,8 +18,8 @@ use birkhoff_ir::kernel::{self, Access, For, ForKind, Inst, Local, LocalId, Mem,
 use birkhoff_ir::scalar::Scalar;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    AbiParam, AliasRegionData, Block, BlockArg, Function, InstBuilder, MemFlagsData, Signature,
-    StackSlotData, StackSlotKind, Type, Value, types,
+    AbiParam, AliasRegionData, Block, BlockArg, Function, GlobalValue, InstBuilder, MemFlagsData, Signature,
+    StackSlotData, StackSlotKind, Value, types,
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
@@ -36,16 +37,20 @@ pub(super) struct Bound {
 pub(super) struct Emitter<'a, 'b> {
     pub(super) func: &'a kernel::Func,
     pub(super) b: FunctionBuilder<'b>,
-    /// Runs once per call, before the first tile: constants and sizes.
+    /// Runs once per call, before the first tile: sizes.
     pub(super) const_block: Block,
-    pub(super) consts: HashMap<(Type, u64), Value>,
-    pub(super) vector_consts: HashMap<(Type, [u8; 16]), Value>,
+    /// Vector constants of the kernel, each once, and where they are at run time.
+    pub(super) table: Vec<[u8; 16]>,
+    pub(super) table_rows: HashMap<[u8; 16], usize>,
+    pub(super) table_pointer: Value,
     pub(super) dims: HashMap<Dim, Value>,
     pub(super) sizes: BTreeMap<Sym, Value>,
     /// What every variable is bound to.
     pub(super) values: Vec<Option<Bound>>,
-    /// Number of loops around.
-    pub(super) depth: u32,
+    /// For each loop around, outermost first: the block that runs once before it.
+    pub(super) loops: Vec<Block>,
+    /// Number of loops around each block.
+    pub(super) block_depths: HashMap<Block, u32>,
     /// The lane loop around, while its full chunks are emitted.
     pub(super) lanes: Option<Lanes>,
     pub(super) regs: Vec<Option<RegArray>>,
@@ -69,15 +74,17 @@ pub(super) fn signature(isa: &dyn TargetIsa) -> Signature {
     signature
 }
 
-/// Emits `func` into `out`, whose signature is set.
+/// Emits `func` into `out`, whose signature is set; `table` is the address of its constants.
 ///
+/// Returns those constants, which the caller puts there at 16-byte alignment.
 /// Errors: what this back end cannot do, or a kernel that does not verify.
 pub(super) fn emit(
     func: &kernel::Func,
     isa: &dyn TargetIsa,
     out: &mut Function,
     scratch: &mut FunctionBuilderContext,
-) -> Result<(), Diagnostic> {
+    table: GlobalValue,
+) -> Result<Vec<u8>, Diagnostic> {
     let mut b = FunctionBuilder::new(out, scratch);
     let entry = b.create_block();
     let const_block = b.create_block();
@@ -85,16 +92,19 @@ pub(super) fn emit(
     b.switch_to_block(entry);
     b.seal_block(entry);
     let args: Vec<Value> = b.block_params(entry).to_vec();
+    let table_pointer = b.ins().symbol_value(types::I64, table);
     let mut emitter = Emitter {
         func,
         b,
         const_block,
-        consts: HashMap::new(),
-        vector_consts: HashMap::new(),
+        table: vec![],
+        table_rows: HashMap::new(),
+        table_pointer,
         dims: HashMap::new(),
         sizes: BTreeMap::new(),
         values: vec![None; func.vars.len()],
-        depth: 0,
+        loops: vec![],
+        block_depths: HashMap::from([(entry, 0), (const_block, 0)]),
         lanes: None,
         regs: vec![None; func.locals.len()],
         linears: HashMap::new(),
@@ -109,6 +119,7 @@ pub(super) fn emit(
     };
     emitter.prologue(args[0], args[1]);
     let guard = emitter.b.create_block();
+    emitter.block_depths.insert(guard, 0);
     emitter.b.ins().jump(const_block, &[]);
     emitter.b.switch_to_block(const_block);
     emitter.b.seal_block(const_block);
@@ -123,7 +134,7 @@ pub(super) fn emit(
     })?;
     emitter.b.ins().return_(&[]);
     emitter.b.finalize(isa.frontend_config());
-    Ok(())
+    Ok(emitter.table.concat())
 }
 
 impl<'a> Emitter<'a, '_> {
@@ -227,7 +238,7 @@ impl<'a> Emitter<'a, '_> {
                 position = self.b.ins().isub(rest, product);
                 rest = quotient;
             }
-            let base = self.scaled(position, &Size::Known(step));
+            let base = self.scaled(position, &Size::Known(step), u32::MAX);
             let count = match extent {
                 Size::Known(extent) if extent % step == 0 => Val::Const(Scalar::Int(step)),
                 _ => {
@@ -258,9 +269,14 @@ impl<'a> Emitter<'a, '_> {
         }
     }
 
+    /// Number of loops around.
+    pub(super) fn depth(&self) -> u32 {
+        self.loops.len() as u32
+    }
+
     /// Binds a variable in the scope at hand.
     pub(super) fn bind(&mut self, var: Var, val: Val) {
-        let depth = self.depth;
+        let depth = self.depth();
         if let Some(slot) = self.values.get_mut(var.0 as usize) {
             *slot = Some(Bound { val, depth });
         }
@@ -416,22 +432,24 @@ impl<'a> Emitter<'a, '_> {
         let end = self.as_scalar(&end, DType::I64)?;
         let (before, body, exit) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         let var = self.b.append_block_param(body, types::I64);
+        let depth = self.depth();
+        self.block_depths.extend([(before, depth), (body, depth + 1), (exit, depth)]);
         if sure {
             self.b.ins().jump(before, &[]);
         } else {
             let runs = self.b.ins().icmp(IntCC::SignedLessThan, start, end);
             self.b.ins().brif(runs, before, &[], exit, &[]);
         }
-        // Cranelift hoists invariants to the end of this block, behind the guard.
+        // Invariants of the loop are written to the end of this block, behind the guard.
         self.b.switch_to_block(before);
         self.b.seal_block(before);
         self.b.ins().jump(body, &[BlockArg::Value(start)]);
         self.b.switch_to_block(body);
         self.cache.open();
-        self.depth += 1;
+        self.loops.push(before);
         self.touch_all();
         fill(self, Val::Uniform(var))?;
-        self.depth -= 1;
+        self.loops.pop();
         self.cache.close();
         let step = self.i64_const(step);
         let next = self.b.ins().iadd(var, step);

@@ -71,13 +71,13 @@ impl<'a> Emitter<'a, '_> {
             var: body.var,
             width,
             base: start.clone(),
-            depth: self.depth,
+            depth: self.depth(),
             reductions: reductions.clone(),
         });
         self.start_partials(&reductions);
         let unrolled = self.indexes_reg_axis(&body.body, body.var);
         let chunk = |emitter: &mut Self, base: Val| {
-            let depth = emitter.depth;
+            let depth = emitter.depth();
             if let Some(lanes) = emitter.lanes.as_mut() {
                 (lanes.base, lanes.depth) = (base, depth);
             }
