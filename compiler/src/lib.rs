@@ -1,1 +1,9 @@
-//! placeholder
+//! IR to IR: from model specs to plans of kernels.
+//!
+//! Deliberately absent: instructions (crate `birkhoff-codegen`), memory and devices (`birkhoff-runtime`), files and terminals
+//! (`birkhoff`).
+
+pub mod expand;
+pub mod lower;
+pub mod schedule;
+pub mod spec;

@@ -16,6 +16,7 @@ use super::{Arg, BufferId, BufferKind, Program, Step};
 use crate::diag::{Diagnostic, Diagnostics, ErrorKind, Span};
 use crate::dim::{Dim, Sym};
 use crate::kernel::{self, Access, Param};
+use crate::text::is_ident;
 use std::collections::BTreeSet;
 
 const MAX_ERRORS: usize = 32;
@@ -96,6 +97,9 @@ impl<'p> Checker<'p> {
     fn unique(&mut self, what: &str, names: impl Iterator<Item = (&'p Sym, Span)>) {
         let mut seen = BTreeSet::new();
         for (name, span) in names {
+            if !name.split('.').all(is_ident) {
+                self.fail(span, format!("the {what} `{name}` is not a name, or names joined by dots"));
+            }
             if !seen.insert(name) {
                 self.fail(span, format!("the {what} `{name}` exists twice"));
             }

@@ -12,6 +12,7 @@ pub fn run(name: &str, source: &str) {
         "online_softmax.kir" => online_softmax(name, source),
         "phi_gradient.plan" => phi_gradient(name, source),
         "log_sinkhorn.plan" => log_sinkhorn(name, source),
+        "stack.plan" => stack(name, source),
         _ => panic!("{name} has no case in tests/support/cases.rs"),
     }
 }
@@ -109,5 +110,21 @@ fn log_sinkhorn(name: &str, source: &str) {
         let z = Random::new(17).values(n_rows * n_cols, 2.0);
         let out = run_plan(&program, &[("N", n_rows as i64), ("M", n_cols as i64)], &[&z]);
         assert_close("p", &out["p"], &formulas::log_sinkhorn(&z, n_rows, n_cols), 1e-5);
+    }
+}
+
+fn stack(name: &str, source: &str) {
+    let program = load_plan(name, source);
+    for n_tokens in [0, 1, 13] {
+        let mut random = Random::new(19);
+        let (x, w) = (random.values(n_tokens, 1.0), random.values(4, 1.0));
+        let out = run_plan(&program, &[("T", n_tokens as i64)], &[&x, &w]);
+        let mut expected = x.clone();
+        for layer in 0..4 {
+            let last = &expected[layer * n_tokens..];
+            let next: Vec<f64> = last.iter().map(|x| w[layer] * x + x * x).collect();
+            expected.extend(next);
+        }
+        assert_close("xs", &out["xs"], &expected, 1e-6);
     }
 }

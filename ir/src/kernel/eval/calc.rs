@@ -2,8 +2,8 @@
 
 use super::memory::{from_bits, round_bits, to_bits};
 use crate::dtype::DType;
-use crate::kernel::math::Expansion;
-use crate::kernel::{AccumOp, Inst, Var};
+use crate::kernel::AccumOp;
+use crate::kernel::math::{self, Expansion};
 use crate::scalar::{Scalar, ScalarOp, eval};
 
 /// `op` on operands of `dtype` (the data operands of `select`).
@@ -79,35 +79,11 @@ pub(super) fn round(to: DType, bits: u64) -> u64 {
     round_bits(to, bits)
 }
 
-/// Runs a straight-line program on `args`; `values` is working space.
-pub(super) fn expanded(expansion: &Expansion, arg_dtype: DType, args: &[u64], values: &mut Vec<u64>) -> u64 {
-    values.clear();
-    values.extend_from_slice(args);
-    let arity = expansion.arity as usize;
-    let dtype_of = |var: Var| match (var.0 as usize).checked_sub(arity) {
-        None => arg_dtype,
-        Some(pos) => expansion.insts.get(pos).map_or(arg_dtype, |(dtype, _)| *dtype),
-    };
-    for (dtype, inst) in &expansion.insts {
-        let at = |var: &Var| values.get(var.0 as usize).copied().unwrap_or_default();
-        let bits = match inst {
-            Inst::Const(value) => to_bits(*dtype, *value),
-            Inst::Scalar(op, operands) => {
-                let mut bits = [0; 3];
-                for (slot, var) in bits.iter_mut().zip(operands) {
-                    *slot = at(var);
-                }
-                let last = operands.last().map_or(*dtype, |var| dtype_of(*var));
-                scalar(*op, last, &bits[..operands.len().min(3)])
-            }
-            Inst::Fma(a, b, c) => fma(*dtype, at(a), at(b), at(c)),
-            Inst::Convert(arg) => convert(dtype_of(*arg), *dtype, at(arg)),
-            Inst::Bitcast(arg) => bitcast(*dtype, at(arg)),
-            Inst::Round(to, arg) => round(*to, at(arg)),
-            // Expansions hold no memory and no indices; `kernel::math` says so and its tests check it.
-            Inst::Index(_) | Inst::Load(..) => 0,
-        };
-        values.push(bits);
+/// The value of a transcendental operation, by the program that defines it.
+pub(super) fn expanded(expansion: &Expansion, args: &[u64]) -> u64 {
+    let mut values = [Scalar::Float(0.0); 3];
+    for (value, bits) in values.iter_mut().zip(args) {
+        *value = from_bits(expansion.operand, *bits);
     }
-    values.get(expansion.result.0 as usize).copied().unwrap_or_default()
+    to_bits(expansion.operand, math::eval(expansion, &values[..args.len().min(3)]))
 }

@@ -30,7 +30,6 @@ pub(super) fn execute(prepared: &Prepared<'_>, memory: &mut Memory) -> Result<Tr
         active: 1,
         reductions: vec![],
         stages: vec![],
-        scratch: vec![],
     };
     machine.tiles(0).map_err(|fault| *fault)?;
     Ok(machine.traffic())
@@ -84,7 +83,6 @@ struct Machine<'p, 'm> {
     /// Of the lane loop whose chunks run; empty in its remaining iterations.
     reductions: Vec<Reduction>,
     stages: Vec<&'p Sym>,
-    scratch: Vec<u64>,
 }
 
 impl<'p> Machine<'p, '_> {
@@ -413,9 +411,9 @@ impl<'p> Machine<'p, '_> {
                 let (bits, poison) = self.operands(args, lane);
                 (calc::scalar(*op, *dtype, &bits[..args.len()]), poison)
             }
-            Calc::Expanded(expansion, dtype, args) => {
+            Calc::Expanded(expansion, args) => {
                 let (bits, poison) = self.operands(args, lane);
-                (calc::expanded(expansion, *dtype, &bits[..args.len()], &mut self.scratch), poison)
+                (calc::expanded(expansion, &bits[..args.len()]), poison)
             }
             Calc::Fma(dtype, args) => {
                 let (bits, poison) = self.operands(args, lane);

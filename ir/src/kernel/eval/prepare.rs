@@ -47,7 +47,7 @@ pub(super) enum Calc {
     Const(u64),
     Index(Affine),
     Scalar(ScalarOp, DType, Vec<Arg>),
-    Expanded(&'static Expansion, DType, Vec<Arg>),
+    Expanded(&'static Expansion, Vec<Arg>),
     Fma(DType, [Arg; 3]),
     Convert(DType, DType, Arg),
     Bitcast(DType, Arg),
@@ -270,7 +270,7 @@ impl Preparer<'_> {
             Inst::Scalar(op, args) => {
                 let operand = args.last().map_or(dtype, |arg| self.func.dtype(*arg));
                 match math::expand(*op, operand) {
-                    Some(expansion) => Calc::Expanded(expansion, operand, self.args(args)),
+                    Some(expansion) => Calc::Expanded(expansion, self.args(args)),
                     None => Calc::Scalar(*op, operand, self.args(args)),
                 }
             }
