@@ -25,7 +25,7 @@ fn build(pic: bool) -> Result<OwnedTargetIsa, Diagnostic> {
     let mut flags = settings::builder();
     let verifier = if cfg!(debug_assertions) { "true" } else { "false" };
     let choices = [
-        ("opt_level", "speed"),
+        ("opt_level", "none"),
         ("is_pic", if pic { "true" } else { "false" }),
         ("use_colocated_libcalls", "false"),
         ("unwind_info", "false"),

@@ -6,10 +6,10 @@ use super::{emit, isa};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::kernel;
 use birkhoff_ir::kernel::abi::KernelFn;
-use cranelift_codegen::ir::UserFuncName;
+use cranelift_codegen::ir::{Function, GlobalValue, GlobalValueData, UserFuncName};
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{Module, default_libcall_names};
+use cranelift_module::{DataDescription, DataId, Module, ModuleResult, default_libcall_names};
 
 /// What to make beside the code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -94,17 +94,28 @@ pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnost
         ctx.clear();
         ctx.func.name = UserFuncName::user(0, idx as u32);
         ctx.func.signature = emit::signature(module.isa());
-        if let Err(error) = emit::emit(func, module.isa(), &mut ctx.func, &mut scratch) {
-            // A kernel given up half-way leaves the builder's state unusable.
-            scratch = FunctionBuilderContext::new();
-            errors.0.push(error);
-            continue;
-        }
+        let constants = match declare_table(&mut module, &mut ctx.func) {
+            Ok(declared) => declared,
+            Err(error) => {
+                errors.0.push(compile_error(func, &error));
+                continue;
+            }
+        };
+        let table = match emit::emit(func, module.isa(), &mut ctx.func, &mut scratch, constants.1) {
+            Ok(table) => table,
+            Err(error) => {
+                // A kernel given up half-way leaves the builder's state unusable.
+                scratch = FunctionBuilderContext::new();
+                errors.0.push(error);
+                continue;
+            }
+        };
         let clif = if options.listings { ctx.func.display().to_string() } else { String::new() };
         ctx.set_disasm(options.listings);
         let defined = module
             .declare_anonymous_function(&ctx.func.signature)
-            .and_then(|id| module.define_function(id, &mut ctx).map(|()| id));
+            .and_then(|id| module.define_function(id, &mut ctx).map(|()| id))
+            .and_then(|id| module.define_data(constants.0, &table_data(table)).map(|()| id));
         match defined {
             Ok(id) => ids.push(id),
             Err(error) => {
@@ -131,6 +142,26 @@ pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnost
     };
     let entries = ids.iter().map(entry).collect();
     Ok(Image { module: Some(module), entries, listings, code_bytes })
+}
+
+/// Declares the table of a kernel's constants. It may lie anywhere in memory, hence not "colocated".
+fn declare_table(module: &mut JITModule, func: &mut Function) -> ModuleResult<(DataId, GlobalValue)> {
+    let id = module.declare_anonymous_data(false, false)?;
+    let global = module.declare_data_in_func(id, func);
+    if let GlobalValueData::Symbol { colocated, .. } = &mut func.global_values[global] {
+        *colocated = false;
+    }
+    Ok((id, global))
+}
+
+/// A table of vector constants as data of a module.
+pub(super) fn table_data(table: Vec<u8>) -> DataDescription {
+    let mut data = DataDescription::new();
+    // A module has no data of size 0.
+    let bytes = if table.is_empty() { vec![0; 16] } else { table };
+    data.define(bytes.into_boxed_slice());
+    data.set_align(16);
+    data
 }
 
 /// What Cranelift says about a kernel it refuses; the emitter should not have written it.

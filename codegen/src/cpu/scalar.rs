@@ -4,7 +4,7 @@
 //! Assumes dtypes as [`ScalarOp::infer`] gives them. Integer operations never trap.
 
 use super::emit::Emitter;
-use super::value::{Val, chunk_type, scalar_type, vector_type};
+use super::value::{Val, chunk_type, n_chunks, scalar_type, vector_type};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Inst, Var, math};
@@ -91,14 +91,22 @@ impl Emitter<'_, '_> {
             }
             return Ok(Val::Uniform(f(self, scalar_type(dtype), &values)?));
         }
+        // Constants are fetched chunk by chunk, so that each becomes an operand of its instruction.
         let mut lanes = vec![];
         for (arg, _) in args {
-            lanes.push(self.as_lanes(arg, dtype)?);
+            lanes.push(if matches!(arg, Val::Const(_)) { None } else { Some(self.as_lanes(arg, dtype)?) });
         }
-        let ty = chunk_type(dtype, self.width());
+        let width = self.width();
+        let ty = chunk_type(dtype, width);
         let mut chunks = vec![];
-        for idx in 0..lanes[0].len() {
-            let values: Vec<Value> = lanes.iter().map(|lane| lane[idx]).collect();
+        for idx in 0..n_chunks(dtype, width) {
+            let mut values = vec![];
+            for (lane, (arg, _)) in lanes.iter().zip(args) {
+                values.push(match lane {
+                    Some(lane) => lane[idx],
+                    None => self.chunk_const(arg, dtype)?,
+                });
+            }
             chunks.push(f(self, ty, &values)?);
         }
         Ok(Val::Lanes(chunks))

@@ -339,19 +339,20 @@ pub(super) fn atan2(asm: &mut Asm, y: Value, x: Value) -> Value {
         asm.select(past_low, quarter, zero)
     });
     let angle = atan_near(asm, q, base);
-    let reflected = reflect(asm, [table.half_pi[0], table.half_pi[1]], angle);
-    let angle = asm.select(steep, reflected, angle);
-    let reflected = reflect(asm, table.pi, angle);
-    let (x_sign, none) = (asm.sign_bit(x), asm.ic(0));
+    let (x_sign, y_sign, none) = (asm.sign_bit(x), asm.sign_bit(y), asm.ic(0));
     let backwards = asm.ne(x_sign, none);
-    let angle = asm.select(backwards, reflected, angle);
-    let sign = asm.sign_bit(y);
-    asm.flip(angle, sign)
-}
-
-/// `whole - angle`, `whole` in two parts.
-fn reflect(asm: &mut Asm, whole: [f64; 2], angle: Value) -> Value {
-    let (high, low) = (asm.c(whole[0]), asm.c(whole[1]));
-    let less = asm.sub(angle, low);
-    asm.sub(high, less)
+    // Measured from the axis it is nearest to: 0, pi/2 or pi, to either side.
+    let [axis, axis_low] = [0, 1].map(|part| {
+        let (half, whole) = (asm.c(table.half_pi[part]), asm.c(table.pi[part]));
+        let axis = asm.select(backwards, whole, zero);
+        asm.select(steep, half, axis)
+    });
+    let minus_zero = asm.c(-0.0);
+    let minus = asm.sign_bit(minus_zero);
+    let side = asm.int_select(steep, minus, none);
+    let side = asm.ixor(side, x_sign);
+    let angle = asm.flip(angle, side);
+    let angle = asm.add(angle, axis_low);
+    let angle = asm.add(axis, angle);
+    asm.flip(angle, y_sign)
 }
