@@ -1,1 +1,7 @@
-//! placeholder
+//! Kernel IR to machine code. A back end names instructions; every decision stands in the kernel.
+//!
+//! In: verified kernels ([`birkhoff_ir::kernel::Func`]). Out: images and objects. One folder and one cargo feature per
+//! back end; none of them touches files, memory or devices.
+
+#[cfg(feature = "cpu")]
+pub mod cpu;

@@ -4,4 +4,6 @@
 //! (`birkhoff`).
 
 pub mod expand;
+pub mod lower;
+pub mod schedule;
 pub mod spec;

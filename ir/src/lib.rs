@@ -14,3 +14,4 @@ pub mod kernel;
 pub mod plan;
 pub mod scalar;
 pub mod tensor;
+pub mod text;

@@ -1,6 +1,6 @@
 //! Arithmetic on single elements, shared by the tensor IR (elementwise ops) and the kernel IR (instructions).
 //!
-//! [`ScalarOp::eval`] is the definition of every operation, in f64 for floats and i64 for integers; rounding to the element
+//! [`eval`] is the definition of every operation, in f64 for floats and i64 for integers; rounding to the element
 //! type is the caller's ([`crate::dtype::DType::round`]).
 
 use crate::dtype::DType;
@@ -107,9 +107,9 @@ scalar_ops! {
     Mul "mul" 2 Numeric;
     /// `a / b`; integers truncate towards zero, and division by zero gives 0.
     Div "div" 2 Numeric;
-    /// The larger one; NaN if either is.
+    /// The larger one, where -0 is below 0; NaN if either is.
     Max "max" 2 Numeric;
-    /// The smaller one; NaN if either is.
+    /// The smaller one, where -0 is below 0; NaN if either is.
     Min "min" 2 Numeric;
     /// `a^b`.
     Pow "pow" 2 Float;
@@ -352,8 +352,22 @@ fn eval_float(op: ScalarOp, args: &[Scalar]) -> f64 {
         ScalarOp::Mul => a * b,
         ScalarOp::Div => a / b,
         ScalarOp::Max if a.is_nan() || b.is_nan() => f64::NAN,
+        ScalarOp::Max if a == b => {
+            if a.is_sign_positive() {
+                a
+            } else {
+                b
+            }
+        }
         ScalarOp::Max => a.max(b),
         ScalarOp::Min if a.is_nan() || b.is_nan() => f64::NAN,
+        ScalarOp::Min if a == b => {
+            if a.is_sign_negative() {
+                a
+            } else {
+                b
+            }
+        }
         ScalarOp::Min => a.min(b),
         ScalarOp::Pow => libm::pow(a, b),
         ScalarOp::Atan2 => libm::atan2(a, b),

@@ -1,1 +1,27 @@
-//! placeholder
+//! Memory, devices and launches: what happens when a compiled function is called.
+//!
+//! In: a [plan](birkhoff_ir::plan::Program), the entry points of its kernels ([`KernelImage`]) and the caller's arrays
+//! ([`View`], [`ViewMut`]). Out: the arrays written, and a [`CallReport`]. An [`Executable`] is called through `&self`, from
+//! any number of threads at once; the result of a call is the same, to the bit, for any number of threads in its [`Pool`],
+//! because tiles are independent and cut by the plan alone.
+//!
+//! Deliberately absent: compilers and code generators (an image is a trait object), files and terminals, conversions
+//! between element types.
+
+mod buffer;
+mod element;
+mod executable;
+mod image;
+mod launch;
+mod memory;
+mod pool;
+mod resolve;
+mod view;
+mod workspace;
+
+pub use buffer::Buffer;
+pub use element::Element;
+pub use executable::{CallReport, Executable, Memory};
+pub use image::KernelImage;
+pub use pool::Pool;
+pub use view::{View, ViewMut};

@@ -14,6 +14,13 @@
 //! goes into the target (`target op p[0]`); the remaining iterations then accumulate one by one. For [`AccumOp::MulAdd`] the
 //! combining operation is addition. Lane loops do not nest. That order is all there is: results do not depend on threads.
 //!
+//! A chunk runs statement by statement over all its lanes: what a statement stores, the next one loads, whichever lane it
+//! was. Partials belong to an element of the target, for the time of the loop: all accumulations of the loop into that
+//! element share them and combine in one way, and the loop touches the target in no other way. The target is a local, its
+//! index changes inside the loop only with `unroll` variables, so that partials can be registers. Per-lane values go only to
+//! elements whose index contains the lane variable, or to registers declared inside the loop. [`verify`] lists and checks
+//! all rules; [`eval`] is the definition in running form; [`lanes`] decides what is per-lane.
+//!
 //! Loads widen bf16 and f16 to f32, stores round to nearest even. Registers (`Space::Reg`) are only ever indexed by
 //! constants once `unroll` loops are unrolled (and, on their lane axis, by the lane variable), so that they need no memory.
 //!
@@ -21,7 +28,12 @@
 
 pub mod abi;
 pub mod build;
+pub mod eval;
+pub mod lanes;
 pub mod math;
+pub mod text;
+pub mod traffic;
+pub mod verify;
 
 use crate::dim::{Dim, Sym};
 use crate::dtype::DType;

@@ -4,6 +4,11 @@
 //! temporary that ever uses it, so that temporaries whose lives do not overlap share memory.
 //! Deliberately absent: decisions. A plan runs the same on every device that has its kernels' images.
 
+pub mod eval;
+pub mod text;
+pub mod traffic;
+pub mod verify;
+
 use crate::dim::{Dim, Sym};
 use crate::dtype::DType;
 use crate::kernel;
@@ -94,4 +99,29 @@ pub struct Arg {
     pub buffer: BufferId,
     /// Elements to skip; may mention run-time sizes and the counters of the loops around.
     pub offset: Dim,
+}
+
+impl Program {
+    /// The buffer of that id.
+    pub fn buffer(&self, id: BufferId) -> Option<&Buffer> {
+        self.buffers.get(id.0 as usize)
+    }
+
+    /// Ids of the buffers whose kind `wanted` accepts, in order.
+    pub fn buffers_where(&self, wanted: impl Fn(BufferKind) -> bool) -> Vec<BufferId> {
+        let ids = (0..self.buffers.len() as u32).map(BufferId);
+        ids.zip(&self.buffers).filter(|(_, buffer)| wanted(buffer.kind)).map(|(id, _)| id).collect()
+    }
+}
+
+impl Buffer {
+    /// Number of elements.
+    pub fn n_elems(&self) -> Dim {
+        self.shape.iter().fold(Dim::constant(1), |product, dim| product.mul(dim))
+    }
+
+    /// Number of bytes.
+    pub fn size_bytes(&self) -> Dim {
+        self.n_elems().mul(&Dim::constant(self.dtype.size_bytes() as i64))
+    }
 }

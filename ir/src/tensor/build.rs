@@ -461,6 +461,8 @@ pub fn types_by_expansion(module: &Module, op: &Op, args: &[TensorType]) -> Resu
     for (idx, ty) in args.iter().enumerate() {
         values.push(builder.input(format!("arg{idx}"), ty.clone(), Domain::default())?);
     }
-    let results = builder.expand(op, &values).map_err(|why| format!("`{}`: {why}", op.kind.name()))?;
+    let prefix = format!("`{}`", op.kind.name());
+    let named = |why: String| if why.starts_with(&prefix) { why } else { format!("{prefix}: {why}") };
+    let results = builder.expand(op, &values).map_err(named)?;
     Ok(results.iter().map(|result| builder.ty(*result).clone()).collect())
 }

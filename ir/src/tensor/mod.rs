@@ -14,16 +14,20 @@ pub mod attr;
 pub mod bind;
 pub mod build;
 pub mod composites;
+pub mod docs;
 pub mod einsum;
 pub mod eval;
 pub mod infer;
 pub mod ops;
 pub mod random;
+pub mod samples;
 pub mod text;
+pub mod verify;
 
 pub use attr::{Attr, F64};
 pub use einsum::Einsum;
 pub use ops::{Op, OpKind};
+pub use verify::verify;
 
 use crate::diag::Span;
 use crate::dim::{Dim, Sym};

@@ -77,11 +77,15 @@ impl Scope {
 
 /// Parses a module.
 ///
-/// What parses has types that hold; [`super::verify`] checks the rest.
+/// What parses has types that hold; [`super::verify()`] checks the rest.
 ///
-/// Errors: all syntax errors; if there is none, the errors of names and types, at most one per statement.
+/// Errors: those of the first of these steps that has any: words, syntax (all that can be told apart), names and types (at
+/// most one per statement).
 pub fn parse(source: &str) -> Result<Module, Diagnostics> {
     let (tokens, mut errors) = lexer::tokens(source);
+    if !errors.is_empty() {
+        return Err(bounded(errors));
+    }
     let parsed = grammar::parse_source(source, &tokens, &mut errors);
     if !errors.is_empty() {
         return Err(bounded(errors));
@@ -103,7 +107,10 @@ pub fn parse_body(
 ) -> Result<(), Diagnostics> {
     let (tokens, mut errors) = lexer::tokens(source);
     errors.iter_mut().for_each(|error| error.span = error.span.shifted(offset_bytes));
-    let statements = grammar::parse_statements(source, &tokens, offset_bytes, &mut errors);
+    let statements = match errors.is_empty() {
+        true => grammar::parse_statements(source, &tokens, offset_bytes, &mut errors),
+        false => vec![],
+    };
     if errors.is_empty() {
         let failed_funcs = BTreeSet::new();
         elaborate::Elaborator::new(builder, scope, &failed_funcs).statements(&statements, &mut errors);

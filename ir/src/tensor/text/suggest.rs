@@ -1,8 +1,8 @@
 //! The name that was probably meant, for error messages.
 
-/// The first of `known` that is closest to `name`, if one is close: at most a third of its letters differ.
+/// The first of `known` that is closest to `name`, if one is close: about a third of its letters differ at most.
 pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let limit = (name.chars().count().div_ceil(3)).max(1);
     let scored = known.map(|other| (distance(name, other, limit), other));
     scored
         .filter(|(distance, _)| *distance <= limit)

@@ -1,0 +1,473 @@
+//! One cluster becomes one kernel: what lives where, and its stages in order.
+
+use super::emit::Emitter;
+use super::nest::Work;
+use super::value::{Lowering, Place};
+use crate::schedule::axes::Class;
+use crate::schedule::cluster::Cluster;
+use crate::schedule::graph::{N, Source, V};
+use crate::schedule::stages::{Item, Lanes, Nest, Stage, StageKind, Stager};
+use crate::schedule::walk::Walk;
+use crate::schedule::Target;
+use birkhoff_ir::dim::{Dim, Sym};
+use birkhoff_ir::kernel::{Access, Func, ForKind, Index, Local, Mem, Param, ParamId, Space};
+use birkhoff_ir::tensor::OpKind;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A kernel and the values behind its parameters.
+pub struct LoweredKernel {
+    /// The kernel; its parameters are `reads`, then `writes`.
+    pub func: Func,
+    /// Values it reads from memory.
+    pub reads: Vec<V>,
+    /// Values it writes to memory.
+    pub writes: Vec<V>,
+}
+
+/// What lowering a cluster needs to know of the function around it.
+pub struct KernelCx<'a> {
+    /// The graph and its classes.
+    pub walk: &'a Walk<'a>,
+    /// Which nodes are anchors.
+    pub is_anchor: &'a [bool],
+    /// Number of users of each value.
+    pub n_users: &'a [usize],
+    /// Run-time sizes.
+    pub sizes: &'a [Sym],
+    /// The machine.
+    pub target: &'a Target,
+}
+
+/// Lowers `cluster` to the kernel `name`, which writes `writes` to memory.
+///
+/// Errors: a defect of the scheduler, described.
+pub fn lower(cx: &KernelCx<'_>, cluster: &Cluster, writes: &[V], name: &str) -> Result<LoweredKernel, String> {
+    let reads = memory_reads(cx, cluster);
+    let stager = Stager {
+        walk: cx.walk,
+        is_anchor: cx.is_anchor,
+        batch: &cluster.batch,
+        native_lanes: cx.target.native_lanes,
+    };
+    let items = stager.items(cluster);
+    let mut func = Func {
+        name: name.into(),
+        sizes: cx.sizes.to_vec(),
+        params: vec![],
+        grid: vec![],
+        locals: vec![],
+        vars: vec![],
+        body: vec![],
+    };
+    let mut names = BTreeSet::new();
+    for (value, access) in reads.iter().map(|v| (v, Access::Read)).chain(writes.iter().map(|v| (v, Access::Write))) {
+        let info = &cx.walk.graph.values[*value];
+        let name = unique_name(&mut names, info.name.as_deref().unwrap_or("v"));
+        func.params.push(Param { name, dtype: info.ty.dtype, shape: info.ty.shape.clone(), access });
+    }
+    let mut lowering = Lowering::new(cx.walk, cx.is_anchor, cx.n_users, Emitter::new(func));
+    for (idx, value) in reads.iter().enumerate() {
+        lowering.readable.insert(*value, Place::Param(Mem::Param(ParamId(idx as u32))));
+    }
+    for (idx, value) in writes.iter().enumerate() {
+        let place = Place::Param(Mem::Param(ParamId((reads.len() + idx) as u32)));
+        lowering.writable.entry(*value).or_default().push(place);
+    }
+    let mut kernel = KernelLowering { cx, stager: &stager, lowering, reads: &reads, n_stages: 0, tile: 1, names };
+    kernel.open_grid(cluster);
+    kernel.plan_locals(&items);
+    kernel.items(&items);
+    match kernel.lowering.broken {
+        Some(why) => Err(format!("kernel {name}: {why}")),
+        None => Ok(LoweredKernel { func: kernel.lowering.emitter.finish(), reads, writes: writes.to_vec() }),
+    }
+}
+
+/// Values of other kernels, and arguments, that the cluster reads.
+fn memory_reads(cx: &KernelCx<'_>, cluster: &Cluster) -> Vec<V> {
+    let graph = cx.walk.graph;
+    let mut inside: BTreeSet<N> = cluster.anchors.iter().copied().collect();
+    for anchor in &cluster.anchors {
+        inside.extend(cx.walk.body_nodes(*anchor));
+    }
+    let mut reads = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<V> = inside.iter().flat_map(|node| graph.nodes[*node].args.iter().copied()).collect();
+    while let Some(value) = open.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
+        match graph.values[value].source {
+            Source::Input(_) => {
+                reads.insert(value);
+            }
+            Source::Node(def, _) if inside.contains(&def) => {}
+            Source::Node(def, _) if cx.is_anchor[def] => {
+                reads.insert(value);
+            }
+            Source::Node(def, _) => open.extend(graph.nodes[def].args.iter().copied()),
+            Source::Body(..) => {}
+        }
+    }
+    reads.into_iter().collect()
+}
+
+/// `name` as a C identifier that is not taken yet.
+fn unique_name(taken: &mut BTreeSet<String>, name: &str) -> Sym {
+    let mut clean: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    if !clean.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        clean.insert(0, 'v');
+    }
+    let mut unique = clean.clone();
+    let mut number = 1;
+    while !taken.insert(unique.clone()) {
+        unique = format!("{clean}_{number}");
+        number += 1;
+    }
+    unique.into()
+}
+
+struct KernelLowering<'a, 'b> {
+    cx: &'b KernelCx<'a>,
+    stager: &'b Stager<'a>,
+    lowering: Lowering<'a>,
+    reads: &'b [V],
+    n_stages: usize,
+    tile: i64,
+    names: BTreeSet<String>,
+}
+
+impl KernelLowering<'_, '_> {
+    fn open_grid(&mut self, cluster: &Cluster) {
+        let last = cluster.batch.len().wrapping_sub(1);
+        for (pos, class) in cluster.batch.iter().enumerate() {
+            let extent = self.cx.walk.axes.extent(*class).clone();
+            let tile = if pos == last { self.tile_size(cluster, *class) } else { 1 };
+            let name = self.axis_name(cluster, *class, &extent);
+            let (base, _) = self.lowering.emitter.grid_axis(&name, extent, tile as u32);
+            self.lowering.batch.push((*class, base));
+            self.lowering.at.insert(*class, Index::var(base));
+            if pos == last && tile > 1 {
+                self.lowering.tile_class = Some(*class);
+                self.tile = tile;
+            }
+        }
+    }
+
+    fn axis_name(&mut self, _cluster: &Cluster, _class: Class, extent: &Dim) -> String {
+        let name = extent.as_sym().map_or("b".to_string(), |sym| sym.to_lowercase());
+        unique_name(&mut self.names, &name).to_string()
+    }
+
+    /// Places in a tile: what they read and keep fits the cache budget, in powers of two, at least a vector.
+    fn tile_size(&self, cluster: &Cluster, class: Class) -> i64 {
+        let graph = self.cx.walk.graph;
+        let axes = self.cx.walk.axes;
+        let mut values: BTreeSet<V> = self.reads.iter().copied().collect();
+        values.extend(cluster.anchors.iter().flat_map(|node| graph.nodes[*node].results.iter().copied()));
+        let mut bytes = 0i64;
+        for value in values {
+            let classes = axes.of_value(value);
+            if classes.contains(&class) {
+                let rest = classes.iter().filter(|other| !cluster.batch.contains(other));
+                let elems: i64 = rest.map(|other| axes.extent(*other).as_const().unwrap_or(256)).product();
+                bytes = bytes.saturating_add(elems.saturating_mul(graph.values[value].ty.dtype.size_bytes() as i64));
+            }
+        }
+        let fits = (self.cx.target.tile_bytes / bytes.max(1)).clamp(8, 512);
+        let extent = axes.extent(class).as_const().unwrap_or(i64::MAX);
+        let mut tile = 1;
+        while tile * 2 <= fits && tile < extent {
+            tile *= 2;
+        }
+        tile
+    }
+
+    // ---- where values live ------------------------------------------------------------------------------------------
+
+    /// Gives tile memory to every value that is read in another item than the one that computes it.
+    fn plan_locals(&mut self, items: &[Item]) {
+        let mut homes = BTreeMap::new();
+        let mut n_homes = 0;
+        find_homes(self.cx.walk, items, &mut n_homes, &mut homes);
+        let mut wanted: BTreeSet<V> = BTreeSet::new();
+        let mut in_tokens: BTreeSet<V> = BTreeSet::new();
+        let graph = self.cx.walk.graph;
+        for (&node, &(home, is_tokens)) in &homes {
+            let is_staged = graph.nodes[node].body.is_some() && !self.stager.is_token_work(node);
+            for value in self.kept_operands(node) {
+                let Source::Node(def, _) = graph.values[value].source else { continue };
+                let Some(&(def_home, def_tokens)) = homes.get(&def) else { continue };
+                if def_home != home || is_staged {
+                    wanted.insert(value);
+                }
+                if is_tokens || def_tokens {
+                    in_tokens.insert(value);
+                }
+            }
+            if is_staged && let Some(body) = graph.nodes[node].body {
+                wanted.extend(graph.regions[body].outputs.iter().copied());
+            }
+        }
+        for value in wanted {
+            let (Source::Node(def, _), false) = (graph.values[value].source, self.is_staged_result(value)) else {
+                continue;
+            };
+            let result_of_loop = graph.nodes[def].body.is_some();
+            let token_minor = in_tokens.contains(&value) || result_of_loop;
+            let place = self.local_for(value, token_minor);
+            self.lowering.writable.entry(value).or_default().push(place);
+        }
+    }
+
+    fn is_staged_result(&self, value: V) -> bool {
+        let graph = self.cx.walk.graph;
+        match graph.values[value].source {
+            Source::Node(def, idx) => match graph.nodes[def].body {
+                Some(body) => idx < graph.regions[body].n_carry && !self.stager.is_token_work(def),
+                None => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Anchors' values that `node` (with its body, if that stays in registers) reads through inlined nodes.
+    fn kept_operands(&self, node: N) -> BTreeSet<V> {
+        let graph = self.cx.walk.graph;
+        let mut kept = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<V> = graph.nodes[node].args.clone();
+        for inner in self.cx.walk.body_nodes(node) {
+            open.extend(graph.nodes[inner].args.iter().copied());
+        }
+        while let Some(value) = open.pop() {
+            if !seen.insert(value) {
+                continue;
+            }
+            let Source::Node(def, _) = graph.values[value].source else { continue };
+            if self.cx.is_anchor[def] {
+                kept.insert(value);
+            } else {
+                open.extend(graph.nodes[def].args.iter().copied());
+            }
+        }
+        kept
+    }
+
+    /// New tile memory for `value`: one axis per class, and one for the places of the tile, last where vectors of places use it.
+    fn local_for(&mut self, value: V, token_minor: bool) -> Place {
+        let info = &self.cx.walk.graph.values[value];
+        let batch: Vec<Class> = self.lowering.batch.iter().map(|(class, _)| *class).collect();
+        let all = self.cx.walk.axes.of_value(value);
+        let mut classes: Vec<Class> = all.iter().copied().filter(|class| !batch.contains(class)).collect();
+        let tile_class = self.lowering.tile_class.filter(|class| all.contains(class));
+        if let Some(class) = tile_class {
+            classes.insert(if token_minor { classes.len() } else { 0 }, class);
+        }
+        let extent = |class: &Class| {
+            if Some(*class) == tile_class { Dim::constant(self.tile) } else { self.cx.walk.axes.extent(*class).clone() }
+        };
+        let shape: Vec<Dim> = classes.iter().map(extent).collect();
+        let dtype = info.ty.dtype.compute();
+        let name = unique_name(&mut self.names, info.name.as_deref().unwrap_or("tmp"));
+        let mem = self.lowering.emitter.local(Local { name, dtype, shape, space: Space::Tile, lane_axis: None });
+        Place::Local { mem, classes, like: value }
+    }
+
+    // ---- items ------------------------------------------------------------------------------------------------------
+
+    fn items(&mut self, items: &[Item]) {
+        for item in items {
+            match item {
+                Item::Stage(stage) => self.stage(stage),
+                Item::Loop { node, items } => self.staged_loop(*node, items),
+            }
+        }
+    }
+
+    fn open_stage(&mut self, what: &str) {
+        let name = format!("{what}{}", self.n_stages);
+        self.n_stages += 1;
+        self.lowering.emitter.open_stage(name);
+    }
+
+    fn stage(&mut self, stage: &Stage) {
+        let graph = self.cx.walk.graph;
+        match &stage.kind {
+            StageKind::Tokens => {
+                self.open_stage("tokens");
+                let loops: Vec<N> =
+                    stage.anchors.iter().copied().filter(|node| graph.nodes[*node].body.is_some()).collect();
+                let work: Vec<Work> = stage.anchors.iter().map(|node| Work::Sum(*node)).collect();
+                let (width, full) = self.token_lanes(stage);
+                self.lowering.tokens(&work, &loops, width, full);
+            }
+            StageKind::Nest(nest) => {
+                self.open_stage("nest");
+                let mut work = vec![];
+                for node in &stage.anchors {
+                    let summed = self.cx.walk.axes.of_sums(*node);
+                    if nest.loops.iter().any(|class| summed.contains(class)) {
+                        work.push(Work::Sum(*node));
+                    } else {
+                        let maps = graph.nodes[*node].results.iter().map(|value| Work::Map { from: *value, to: *value });
+                        work.extend(maps);
+                    }
+                }
+                self.lowering.nest(nest, &work);
+            }
+        }
+        self.lowering.close();
+        for node in &stage.anchors {
+            for value in graph.nodes[*node].results.clone() {
+                self.make_readable(value);
+            }
+        }
+    }
+
+    /// From here on `value` is loaded from its tile memory, if it has some.
+    fn make_readable(&mut self, value: V) {
+        let places = self.lowering.writable.get(&value).cloned().unwrap_or_default();
+        if let Some(place) = places.into_iter().find(|place| matches!(place, Place::Local { .. })) {
+            self.lowering.readable.insert(value, place);
+        }
+    }
+
+    /// The lanes of a token stage, and the whole tile if it touches tile memory alone.
+    fn token_lanes(&self, stage: &Stage) -> (u32, Option<i64>) {
+        let Some(tile_class) = self.lowering.tile_class else { return (1, None) };
+        let graph = self.cx.walk.graph;
+        let classes = |value: V| self.cx.walk.axes.of_value(value);
+        let elems = |value: &V| {
+            let own = classes(*value).into_iter().filter(|class| !self.stager.batch.contains(class));
+            own.filter_map(|class| self.cx.walk.axes.extent(class).as_const()).product::<i64>()
+        };
+        let values = stage.anchors.iter().flat_map(|node| &graph.nodes[*node].results);
+        let widest = values.clone().map(elems).max().unwrap_or(1);
+        let bytes = values.clone().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max().unwrap_or(4);
+        let native = i64::from(self.cx.target.native_lanes) * 4 / (bytes as i64).clamp(4, 8);
+        // Few elements leave the pipeline idle: take two vectors of each.
+        let width = if widest >= 8 { native } else { 2 * native };
+        let width = width.min(self.tile).max(1);
+        let writes_memory = values.clone().any(|value| {
+            let places = self.lowering.writable.get(value);
+            places.is_some_and(|places| places.iter().any(|place| matches!(place, Place::Param(_))))
+        });
+        let reads_memory = stage.anchors.iter().any(|node| {
+            let reads = tile_reads(self.cx, *node);
+            reads.iter().any(|value| self.reads.contains(value) && classes(*value).contains(&tile_class))
+        });
+        let full = (!writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
+        (width as u32, full)
+    }
+
+    /// A loop around stages: its state in tile memory, the next state beside it until the iteration is done.
+    fn staged_loop(&mut self, node: N, items: &[Item]) {
+        let graph = self.cx.walk.graph;
+        let gnode = graph.nodes[node].clone();
+        let Some(body) = gnode.body else { return };
+        let region = graph.regions[body].clone();
+        let mut state = vec![];
+        for (idx, input) in region.inputs[..region.n_carry].iter().enumerate() {
+            let place = self.local_for(*input, false);
+            self.lowering.writable.insert(*input, vec![place.clone()]);
+            self.copy("init", Work::Map { from: gnode.args[idx], to: *input });
+            state.push(place);
+        }
+        let trip = Index::constant(region.trip.clone());
+        let extent = Some(region.trip.clone());
+        let iteration = self.lowering.emitter.open_for("iter", 0.into(), trip, ForKind::Seq, extent);
+        self.lowering.iteration.insert(body, Index::var(iteration));
+        for (input, place) in region.inputs.iter().zip(&state) {
+            self.lowering.readable.insert(*input, place.clone());
+        }
+        self.items(items);
+        for (result, output) in gnode.results.iter().zip(&region.outputs).skip(region.n_carry) {
+            self.copy("stack", Work::Stack { from: *output, stack: *result, body });
+        }
+        for (input, output) in region.inputs[..region.n_carry].iter().zip(&region.outputs) {
+            self.copy("next", Work::Map { from: *output, to: *input });
+        }
+        self.lowering.iteration.remove(&body);
+        self.lowering.close();
+        for (result, place) in gnode.results.iter().zip(&state) {
+            self.lowering.readable.insert(*result, place.clone());
+            if self.lowering.writable.contains_key(result) {
+                self.copy("last", Work::Map { from: *result, to: *result });
+            }
+        }
+        for result in &gnode.results[region.n_carry..] {
+            self.make_readable(*result);
+        }
+    }
+
+    /// A stage that writes one value where it is wanted.
+    fn copy(&mut self, what: &str, work: Work) {
+        let (Work::Map { to: value, .. } | Work::Stack { from: value, .. }) = work else { return };
+        let all = self.cx.walk.axes.of_value(value);
+        let own: Vec<Class> = all.into_iter().filter(|class| !self.stager.batch.contains(class)).collect();
+        let extent = |class: &Class| self.cx.walk.axes.extent(*class).as_const();
+        let is_large = |class: &&Class| extent(class).is_none_or(|extent| extent > 8);
+        let mut loops: Vec<Class> = own.iter().filter(is_large).copied().collect();
+        if loops.is_empty() {
+            loops.extend(own.last());
+        }
+        let lanes = match (loops.last(), own.last()) {
+            (Some(class), Some(last)) if class == last => Lanes::Loop(*class, self.cx.target.native_lanes),
+            _ => Lanes::None,
+        };
+        let nest = Nest { n_outer: loops.len(), loops, lanes, block: None, n_tokens: 1 };
+        self.open_stage(what);
+        self.lowering.nest(&nest, &[work]);
+        self.lowering.close();
+    }
+}
+
+/// Values that `node` and its body read through inlined nodes, wherever they come from.
+fn tile_reads(cx: &KernelCx<'_>, node: N) -> BTreeSet<V> {
+    let graph = cx.walk.graph;
+    let mut reads = BTreeSet::new();
+    let mut open: Vec<V> = graph.nodes[node].args.clone();
+    for inner in cx.walk.body_nodes(node) {
+        open.extend(graph.nodes[inner].args.iter().copied());
+    }
+    while let Some(value) = open.pop() {
+        if !reads.insert(value) {
+            continue;
+        }
+        if let Source::Node(def, _) = graph.values[value].source
+            && !cx.is_anchor[def]
+        {
+            open.extend(graph.nodes[def].args.iter().copied());
+        }
+    }
+    reads
+}
+
+/// The item in which each node is computed (a number of its own), and whether that is a token stage. The body of a loop in
+/// registers is part of its stage; a loop around stages is an item of its own, in which its operands are read.
+fn find_homes(walk: &Walk<'_>, items: &[Item], n_homes: &mut usize, homes: &mut BTreeMap<N, (usize, bool)>) {
+    for item in items {
+        *n_homes += 1;
+        match item {
+            Item::Stage(stage) => {
+                for node in &stage.anchors {
+                    let is_tokens = stage.kind == StageKind::Tokens;
+                    homes.insert(*node, (*n_homes, is_tokens));
+                    for inner in walk.body_nodes(*node) {
+                        homes.insert(inner, (*n_homes, is_tokens));
+                    }
+                }
+            }
+            Item::Loop { node, items } => {
+                homes.insert(*node, (*n_homes, false));
+                find_homes(walk, items, n_homes, homes);
+            }
+        }
+    }
+}
+
+/// True if the back ends have no kernel for this op.
+pub fn is_unsupported(kind: OpKind) -> bool {
+    matches!(kind, OpKind::Solve | OpKind::Qr)
+}

@@ -1,0 +1,24 @@
+//! From the schedule to kernel IR and a plan.
+//!
+//! In: a function of primitives in a bound module. Out: a [`Program`]. Every loop, vector axis and place of a value that the
+//! schedule decided becomes explicit here; back ends decide nothing.
+
+pub mod emit;
+pub mod kernel;
+pub mod memory;
+pub mod nest;
+pub mod program;
+pub mod tokens;
+pub mod value;
+
+use crate::schedule::Target;
+use birkhoff_ir::diag::Diagnostic;
+use birkhoff_ir::plan::Program;
+use birkhoff_ir::tensor::{FuncId, Module};
+
+/// Compiles `func`, a function of primitives in a bound module, to a plan of kernels.
+///
+/// Errors: an op that no back end has; a defect of the scheduler, described.
+pub fn lower(module: &Module, func: FuncId, target: &Target) -> Result<Program, Diagnostic> {
+    program::build(module, func, target)
+}

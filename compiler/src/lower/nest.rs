@@ -1,0 +1,439 @@
+//! Nests: large axes as loops, one axis as lanes, accumulators in registers.
+
+use super::value::{Lowering, places};
+use crate::schedule::axes::Class;
+use crate::schedule::graph::{N, R, V};
+use crate::schedule::stages::{Lanes, Nest};
+use birkhoff_ir::dim::Dim;
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::kernel::{AccumOp, ForKind, Index, Local, Mem, Space, Var};
+use birkhoff_ir::tensor::OpKind;
+
+/// How a reduction joins its terms.
+pub fn accum_op(kind: OpKind) -> AccumOp {
+    match kind {
+        OpKind::ReduceProd => AccumOp::Mul,
+        OpKind::ReduceMax => AccumOp::Max,
+        OpKind::ReduceMin => AccumOp::Min,
+        _ => AccumOp::Add,
+    }
+}
+
+/// Something that a nest computes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// The elements of `from`, written wherever `to`, of the same shape, is wanted.
+    Map {
+        /// What is computed.
+        from: V,
+        /// Whose elements they are.
+        to: V,
+    },
+    /// The elements of `from`, written as the present slice of `stack`.
+    Stack {
+        /// What is computed in one iteration.
+        from: V,
+        /// What it is a slice of.
+        stack: V,
+        /// The loop's body.
+        body: R,
+    },
+    /// A reduction or contraction.
+    Sum(N),
+}
+
+/// An open accumulation.
+struct Accumulator {
+    node: N,
+    mem: Mem,
+    /// Classes of the accumulator's unrolled axes.
+    classes: Vec<Class>,
+    has_lanes: bool,
+}
+
+/// The tile places that one pass of the loops computes together, as indices within the tile.
+type Tokens = Vec<Index>;
+
+impl Lowering<'_> {
+    /// Runs `emit` for every place of the tile, `n_tokens` at a time.
+    pub fn for_tokens(&mut self, n_tokens: i64, emit: &mut dyn FnMut(&mut Self, &Tokens)) {
+        let Some((class, base, count)) = self.tile_axis() else {
+            emit(self, &vec![Index::default()]);
+            return;
+        };
+        let name = "t";
+        if n_tokens <= 1 {
+            let token = self.emitter.open_for(name, 0.into(), Index::var(count), ForKind::Seq, None);
+            emit(self, &vec![Index::var(token)]);
+            self.close();
+        } else {
+            let step = self.emitter.index(Index::constant(n_tokens));
+            let total = self.emitter.index(Index::var(count));
+            let blocks = self.emitter.scalar(birkhoff_ir::scalar::ScalarOp::Div, &[total, step]);
+            let block = self.emitter.open_for("tb", 0.into(), Index::var(blocks), ForKind::Seq, None);
+            let first = Index::var(block).scale(&Dim::constant(n_tokens));
+            let tokens = (0..n_tokens).map(|token| first.add(&Index::constant(token))).collect();
+            emit(self, &tokens);
+            self.close();
+            let done = Index::var(blocks).scale(&Dim::constant(n_tokens));
+            let rest = self.emitter.open_for(name, done, Index::var(count), ForKind::Seq, None);
+            emit(self, &vec![Index::var(rest)]);
+            self.close();
+        }
+        self.at.insert(class, Index::var(base));
+    }
+
+    /// The batch class that is cut into tiles, its first place and its count.
+    pub fn tile_axis(&self) -> Option<(Class, Var, Var)> {
+        let class = self.tile_class?;
+        let (pos, (_, base)) = self.batch.iter().enumerate().find(|(_, (other, _))| *other == class)?;
+        Some((class, *base, self.emitter.func.grid[pos].count))
+    }
+
+    /// Makes the place `token` of the tile the present one.
+    pub fn set_token(&mut self, token: &Index) {
+        if let Some((class, base, _)) = self.tile_axis() {
+            self.at.insert(class, Index::var(base).add(token));
+        }
+    }
+
+    /// Emits a nest that does `work`, in order.
+    pub fn nest(&mut self, nest: &Nest, work: &[Work]) {
+        self.for_tokens(nest.n_tokens, &mut |this, tokens| match nest.block {
+            None => this.nest_pass(nest, work, tokens, None),
+            Some((class, size)) => {
+                let extent = this.walk.axes.extent(class).as_const().unwrap_or(0);
+                let mut start = 0;
+                while start < extent {
+                    let end = (start + size).min(extent);
+                    // What has no block axis is done with the first block.
+                    let has_class = |item: &&Work| this.classes_of(item).contains(&class);
+                    let selected: Vec<Work> =
+                        work.iter().filter(|item| start == 0 || has_class(item)).copied().collect();
+                    this.nest_pass(nest, &selected, tokens, Some((class, start, end)));
+                    start = end;
+                }
+            }
+        });
+    }
+
+    /// The classes that a piece of work walks, the batch aside.
+    fn classes_of(&self, work: &Work) -> Vec<Class> {
+        let classes = match work {
+            Work::Map { .. } | Work::Stack { .. } => self.walk.axes.of_value(self.work_value(work)),
+            Work::Sum(node) => self.walk.iterates(*node),
+        };
+        classes.into_iter().filter(|class| !self.batch.iter().any(|(batch, _)| batch == class)).collect()
+    }
+
+    /// The classes of a piece of work's results, the batch aside.
+    fn result_classes(&self, work: &Work) -> Vec<Class> {
+        let value = self.work_value(work);
+        let classes = self.walk.axes.of_value(value);
+        classes.into_iter().filter(|class| !self.batch.iter().any(|(batch, _)| batch == class)).collect()
+    }
+
+    fn work_value(&self, work: &Work) -> V {
+        match work {
+            Work::Map { to, .. } => *to,
+            Work::Stack { from, .. } => *from,
+            Work::Sum(node) => self.walk.graph.nodes[*node].results[0],
+        }
+    }
+
+    /// One pass of the loops: for these places of the tile, and this block of the accumulators' axis.
+    fn nest_pass(&mut self, nest: &Nest, work: &[Work], tokens: &Tokens, block: Option<(Class, i64, i64)>) {
+        self.nest_loops(nest, work, tokens, block, 0, &mut vec![]);
+    }
+
+    fn nest_loops(
+        &mut self,
+        nest: &Nest,
+        work: &[Work],
+        tokens: &Tokens,
+        block: Option<(Class, i64, i64)>,
+        depth: usize,
+        open: &mut Vec<Accumulator>,
+    ) {
+        let Some(&class) = nest.loops.get(depth) else {
+            return self.nest_body(nest, work, tokens, block, open);
+        };
+        // Sums whose first loop this is start here.
+        let first_open = open.len();
+        for item in work {
+            if let Work::Sum(node) = item
+                && self.first_sum_loop(nest, *node) == Some(depth)
+            {
+                let accumulator = self.open_accumulator(nest, *node, tokens.len(), block);
+                open.push(accumulator);
+            }
+        }
+        let extent = self.walk.axes.extent(class).clone();
+        let kind = match nest.lanes {
+            Lanes::Loop(lane, width) if lane == class && extent.as_const() != Some(1) => ForKind::Lanes { width },
+            _ => ForKind::Seq,
+        };
+        let name = format!("i{depth}");
+        let var = self.emitter.open_for(&name, 0.into(), Index::constant(extent.clone()), kind, Some(extent));
+        let before = self.at.insert(class, Index::var(var));
+        self.nest_loops(nest, work, tokens, block, depth + 1, open);
+        self.close();
+        match before {
+            Some(index) => self.at.insert(class, index),
+            None => self.at.remove(&class),
+        };
+        for accumulator in open.split_off(first_open) {
+            self.close_accumulator(nest, &accumulator, tokens, block);
+        }
+    }
+
+    fn first_sum_loop(&self, nest: &Nest, node: N) -> Option<usize> {
+        let summed = self.walk.axes.of_sums(node);
+        nest.loops.iter().position(|class| summed.contains(class))
+    }
+
+    /// Classes of a result that are unrolled here: not loops, not the lanes of a block.
+    fn unrolled(&self, nest: &Nest, work: &Work) -> Vec<Class> {
+        let mut classes = vec![];
+        for class in self.result_classes(work) {
+            let in_lanes = matches!(nest.lanes, Lanes::Block(_)) && nest.block.is_some_and(|(block, _)| block == class);
+            if !nest.loops.contains(&class) && !in_lanes && !classes.contains(&class) {
+                classes.push(class);
+            }
+        }
+        classes
+    }
+
+    /// The ranges of unrolled classes: all of them, or the block's part.
+    fn ranges(&self, classes: &[Class], block: Option<(Class, i64, i64)>) -> Vec<(i64, i64)> {
+        let range = |class: &Class| match block {
+            Some((blocked, start, end)) if blocked == *class => (start, end - start),
+            _ => (0, self.walk.axes.extent(*class).as_const().unwrap_or(0)),
+        };
+        classes.iter().map(range).collect()
+    }
+
+    fn block_lanes(&self, nest: &Nest, work: &Work) -> Option<u32> {
+        match (nest.lanes, nest.block) {
+            (Lanes::Block(width), Some((class, _))) if self.result_classes(work).contains(&class) => Some(width),
+            _ => None,
+        }
+    }
+
+    fn open_accumulator(
+        &mut self,
+        nest: &Nest,
+        node: N,
+        n_tokens: usize,
+        block: Option<(Class, i64, i64)>,
+    ) -> Accumulator {
+        let work = Work::Sum(node);
+        let classes = self.unrolled(nest, &work);
+        let ranges = self.ranges(&classes, block);
+        let n_elems = n_tokens as i64 * ranges.iter().map(|(_, len)| len).product::<i64>();
+        let value = self.work_value(&work);
+        let dtype = self.walk.graph.values[value].ty.dtype.compute();
+        let lanes = self.block_lanes(nest, &work);
+        let mut shape = vec![Dim::constant(n_elems)];
+        if let (Some(width), Some((_, start, end))) = (lanes, block) {
+            let width = i64::from(width);
+            shape.push(Dim::constant((end - start + width - 1) / width * width));
+        }
+        let local = Local {
+            name: format!("acc{}", self.emitter.func.locals.len()).into(),
+            dtype,
+            shape,
+            space: Space::Reg,
+            lane_axis: lanes.map(|width| (1, width)),
+        };
+        let mem = self.emitter.local(local);
+        let op = accum_op(self.walk.graph.nodes[node].op.kind);
+        let zero = self.emitter.constant(dtype, op.identity(dtype));
+        let accumulator = Accumulator { node, mem, classes, has_lanes: lanes.is_some() };
+        self.each_lane(nest, block, accumulator.has_lanes, &mut |this, lane| {
+            for element in 0..n_elems {
+                let mut index = vec![Index::constant(element)];
+                index.extend(lane.clone());
+                this.emitter.store(mem, index, zero);
+            }
+        });
+        accumulator
+    }
+
+    /// Runs `emit` inside a loop over the block's lanes, with the lane's place in the block; or once.
+    fn each_lane(
+        &mut self,
+        nest: &Nest,
+        block: Option<(Class, i64, i64)>,
+        has_lanes: bool,
+        emit: &mut dyn FnMut(&mut Self, Option<Index>),
+    ) {
+        let (Lanes::Block(width), Some((class, start, end)), true) = (nest.lanes, block, has_lanes) else {
+            return emit(self, None);
+        };
+        let kind = ForKind::Lanes { width };
+        let extent = Some(Dim::constant(end - start));
+        let lane = self.emitter.open_for("o", 0.into(), Index::constant(end - start), kind, extent);
+        let before = self.at.insert(class, Index::var(lane).add(&Index::constant(start)));
+        emit(self, Some(Index::var(lane)));
+        self.close();
+        match before {
+            Some(index) => self.at.insert(class, index),
+            None => self.at.remove(&class),
+        };
+    }
+
+    /// What happens at the innermost place: terms are accumulated, maps are written.
+    fn nest_body(
+        &mut self,
+        nest: &Nest,
+        work: &[Work],
+        tokens: &Tokens,
+        block: Option<(Class, i64, i64)>,
+        open: &[Accumulator],
+    ) {
+        let plain: Vec<Work> = work.iter().filter(|item| self.block_lanes(nest, item).is_none()).copied().collect();
+        let laned: Vec<Work> = work.iter().filter(|item| self.block_lanes(nest, item).is_some()).copied().collect();
+        for item in &plain {
+            self.body_work(nest, item, tokens, block, open, None);
+        }
+        if !laned.is_empty() {
+            self.each_lane(nest, block, true, &mut |this, lane| {
+                for item in &laned {
+                    this.body_work(nest, item, tokens, block, open, lane.clone());
+                }
+            });
+        }
+    }
+
+    fn body_work(
+        &mut self,
+        nest: &Nest,
+        item: &Work,
+        tokens: &Tokens,
+        block: Option<(Class, i64, i64)>,
+        open: &[Accumulator],
+        lane: Option<Index>,
+    ) {
+        let accumulator = match item {
+            Work::Sum(node) => open.iter().find(|accumulator| accumulator.node == *node),
+            Work::Map { .. } | Work::Stack { .. } => None,
+        };
+        match accumulator {
+            Some(accumulator) => self.accumulate(nest, accumulator, tokens, block, lane),
+            None => self.each_element(nest, item, tokens, block, &mut |this, _| this.map_element(item)),
+        }
+    }
+
+    /// Computes the present element of a map and writes it.
+    fn map_element(&mut self, item: &Work) {
+        let value = self.work_value(item);
+        let coords = self.coords_here(value);
+        match item {
+            Work::Map { from, to } => {
+                let var = self.value(*from, &coords);
+                self.store_all(*to, &coords, var);
+            }
+            Work::Stack { from, stack, body } => {
+                let var = self.value(*from, &coords);
+                let mut full = vec![self.slice_index(*body)];
+                full.extend(coords);
+                self.store_all(*stack, &full, var);
+            }
+            Work::Sum(_) => {}
+        }
+    }
+
+    /// Runs `emit` with the present indices set to each unrolled element of each token, and the element's number.
+    fn each_element(
+        &mut self,
+        nest: &Nest,
+        item: &Work,
+        tokens: &Tokens,
+        block: Option<(Class, i64, i64)>,
+        emit: &mut dyn FnMut(&mut Self, i64),
+    ) {
+        let classes = self.unrolled(nest, item);
+        let ranges = self.ranges(&classes, block);
+        let lengths: Vec<i64> = ranges.iter().map(|(_, len)| *len).collect();
+        let mut number = 0;
+        for token in tokens {
+            self.set_token(token);
+            for place in places(&lengths) {
+                for ((class, offset), (start, _)) in classes.iter().zip(place).zip(&ranges) {
+                    self.at.insert(*class, Index::constant(start + offset));
+                }
+                emit(self, number);
+                number += 1;
+            }
+        }
+        for class in &classes {
+            self.at.remove(class);
+        }
+    }
+
+    fn accumulate(
+        &mut self,
+        nest: &Nest,
+        accumulator: &Accumulator,
+        tokens: &Tokens,
+        block: Option<(Class, i64, i64)>,
+        lane: Option<Index>,
+    ) {
+        let node = accumulator.node;
+        let kind = self.walk.graph.nodes[node].op.kind;
+        let result = self.walk.graph.nodes[node].results[0];
+        let dtype = self.walk.graph.values[result].ty.dtype.compute();
+        let leaves = self.walk.axes.summed_leaves(node);
+        let short: Vec<Class> = leaves.concat().into_iter().filter(|class| !nest.loops.contains(class)).collect();
+        let lengths: Vec<i64> =
+            short.iter().map(|class| self.walk.axes.extent(*class).as_const().unwrap_or(0)).collect();
+        self.each_element(nest, &Work::Sum(node), tokens, block, &mut |this, number| {
+            for place in places(&lengths) {
+                for (class, idx) in short.iter().zip(place) {
+                    this.at.insert(*class, Index::constant(idx));
+                }
+                let coords = this.coords_here(result);
+                let sums: Vec<Index> = leaves.iter().map(|leaves| this.axis_here(leaves)).collect();
+                let (factors, _) = this.terms(node, kind, dtype, &coords, &sums);
+                let op = if factors.len() == 2 && dtype.is_float() { AccumOp::MulAdd } else { accum_op(kind) };
+                let factors = if factors.len() == 2 && op != AccumOp::MulAdd {
+                    vec![this.emitter.scalar(birkhoff_ir::scalar::ScalarOp::Mul, &factors)]
+                } else {
+                    factors
+                };
+                let mut index = vec![Index::constant(number)];
+                index.extend(lane.clone());
+                this.emitter.accum(op, accumulator.mem, index, &factors);
+            }
+            short.iter().for_each(|class| {
+                this.at.remove(class);
+            });
+        });
+    }
+
+    /// Writes what was accumulated wherever it is wanted.
+    fn close_accumulator(
+        &mut self,
+        nest: &Nest,
+        accumulator: &Accumulator,
+        tokens: &Tokens,
+        block: Option<(Class, i64, i64)>,
+    ) {
+        let work = Work::Sum(accumulator.node);
+        let value = self.work_value(&work);
+        let dtype: DType = self.walk.graph.values[value].ty.dtype;
+        debug_assert_eq!(accumulator.classes, self.unrolled(nest, &work));
+        self.each_lane(nest, block, accumulator.has_lanes, &mut |this, lane| {
+            this.each_element(nest, &work, tokens, block, &mut |this, number| {
+                let mut index = vec![Index::constant(number)];
+                index.extend(lane.clone());
+                let var = this.emitter.load_now(accumulator.mem, index);
+                let var = this.emitter.round(dtype, var);
+                let coords = this.coords_here(value);
+                this.remember(value, &coords, var);
+                this.store_all(value, &coords, var);
+            });
+        });
+    }
+}

@@ -1,0 +1,337 @@
+//! A whole function becomes a plan: kernels in order, loops of the plan, buffers and the memory they share.
+
+use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
+use super::memory;
+use crate::schedule::anchors;
+use crate::schedule::axes::Axes;
+use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
+use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
+use crate::schedule::stages::Stager;
+use crate::schedule::walk::Walk;
+use crate::schedule::Target;
+use birkhoff_ir::diag::Diagnostic;
+use birkhoff_ir::dim::{Dim, Sym};
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::kernel::build::Builder;
+use birkhoff_ir::kernel::{Access, ForKind, Func, Index};
+use birkhoff_ir::plan::{Arg, Buffer, BufferId, BufferKind, Program, SizeDecl, Step};
+use birkhoff_ir::tensor::{DimKind, FuncId, Module, OpKind, TensorType};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Builds the plan of `func`, a function of primitives in a bound module.
+///
+/// Errors: an op that no back end has; a defect of the scheduler, described.
+pub fn build(module: &Module, func: FuncId, target: &Target) -> Result<Program, Diagnostic> {
+    let source = module.func(func);
+    let mut sizes = vec![];
+    for decl in &module.dims {
+        if let DimKind::RunTime { lo, hi, default } = decl.kind {
+            sizes.push(SizeDecl { name: decl.name.clone(), bounds: (lo, hi), default });
+        }
+    }
+    let program = Program {
+        name: source.name.as_str().into(),
+        sizes,
+        buffers: vec![],
+        slots: vec![],
+        kernels: vec![],
+        steps: vec![],
+    };
+    let mut builder = ProgramBuilder { module, target, program, n_loops: 0 };
+    let mut inputs = vec![];
+    for (idx, input) in source.inputs.iter().enumerate() {
+        inputs.push(builder.buffer(&input.name, &source.values[idx].ty, BufferKind::Input));
+    }
+    let mut outputs = vec![];
+    for out in &source.outputs {
+        outputs.push(builder.buffer(&out.name, source.ty(out.value), BufferKind::Output));
+    }
+    let steps = builder.func(func, &inputs, &outputs)?;
+    let mut program = builder.program;
+    program.steps = steps;
+    memory::assign_slots(&mut program);
+    Ok(program)
+}
+
+struct ProgramBuilder<'a> {
+    module: &'a Module,
+    target: &'a Target,
+    program: Program,
+    n_loops: usize,
+}
+
+fn whole(buffer: BufferId) -> Arg {
+    Arg { buffer, offset: Dim::default() }
+}
+
+/// The slot of a temporary before memory is planned.
+const UNPLANNED: BufferKind = BufferKind::Temp(0);
+
+impl ProgramBuilder<'_> {
+    /// A new array; its name is made unique.
+    fn buffer(&mut self, name: &str, ty: &TensorType, kind: BufferKind) -> Arg {
+        let taken = |name: &str| self.program.buffers.iter().any(|buffer| buffer.name.as_str() == name);
+        let mut unique = name.to_string();
+        let mut number = 1;
+        while taken(&unique) {
+            unique = format!("{name}_{number}");
+            number += 1;
+        }
+        let buffer = Buffer { name: unique.into(), dtype: ty.dtype, shape: ty.shape.clone(), kind };
+        self.program.buffers.push(buffer);
+        whole(BufferId(self.program.buffers.len() as u32 - 1))
+    }
+
+    fn size_names(&self) -> Vec<Sym> {
+        self.program.sizes.iter().map(|size| size.name.clone()).collect()
+    }
+
+    /// The steps of one function on given memory.
+    fn func(&mut self, func: FuncId, inputs: &[Arg], outputs: &[Arg]) -> Result<Vec<Step>, Diagnostic> {
+        let module = self.module;
+        let (graph, axes) = open_graph(module, func, self.target);
+        let walk = Walk { graph: &graph, axes: &axes };
+        if let Some(node) = graph.nodes.iter().find(|node| is_unsupported(node.op.kind)) {
+            let name = node.op.kind.name();
+            return Err(Diagnostic::unsupported(format!("no kernel can compute `{name}` yet"))
+                .help("run it with --target eval"));
+        }
+        let kept = kept_values(&graph);
+        let is_anchor = anchors::find(&walk, &kept);
+        let is_opaque = |node: N| graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+        let clusters = partition(&walk, &is_anchor, &is_opaque);
+        let mut places: BTreeMap<V, Arg> = graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
+        places.extend(graph.outputs.iter().map(|(_, value)| *value).zip(outputs.iter().cloned()));
+        let n_users = count_users(&graph);
+        let mut steps = vec![];
+        for (idx, cluster) in clusters.iter().enumerate() {
+            if cluster.is_opaque {
+                self.plan_loop(&walk, cluster.anchors[0], &mut places, &mut steps)?;
+                continue;
+            }
+            let writes = values_for_memory(&walk, &is_anchor, &clusters, idx);
+            for value in &writes {
+                if !places.contains_key(value) {
+                    let info = &graph.values[*value];
+                    let name = info.name.as_deref().unwrap_or("tmp").to_string();
+                    let arg = self.buffer(&name, &info.ty, UNPLANNED);
+                    places.insert(*value, arg);
+                }
+            }
+            let sizes = self.size_names();
+            let cx = KernelCx { walk: &walk, is_anchor: &is_anchor, n_users: &n_users, sizes: &sizes, target: self.target };
+            let name = format!("{}_{}", module.func(func).name, self.program.kernels.len());
+            let kernel = lower(&cx, cluster, &writes, &name)
+                .map_err(|why| Diagnostic::verify(format!("the scheduler lost a value: {why}")))?;
+            steps.push(self.launch(kernel, &places)?);
+        }
+        Ok(steps)
+    }
+
+    fn launch(&mut self, kernel: LoweredKernel, places: &BTreeMap<V, Arg>) -> Result<Step, Diagnostic> {
+        let mut args = vec![];
+        for value in kernel.reads.iter().chain(&kernel.writes) {
+            let arg = places.get(value).cloned();
+            args.push(arg.ok_or_else(|| Diagnostic::verify("a kernel reads a value that has no memory"))?);
+        }
+        Ok(Step::Launch { kernel: self.intern(kernel.func), args })
+    }
+
+    /// The position of a kernel, which is kept once however often it is built.
+    fn intern(&mut self, func: Func) -> u32 {
+        let same = |other: &Func| Func { name: func.name.clone(), ..other.clone() } == func;
+        if let Some(known) = self.program.kernels.iter().position(same) {
+            return known as u32;
+        }
+        self.program.kernels.push(func);
+        self.program.kernels.len() as u32 - 1
+    }
+
+    /// A loop over kernels: state in two buffers that swap after each iteration.
+    fn plan_loop(
+        &mut self,
+        walk: &Walk<'_>,
+        node: N,
+        places: &mut BTreeMap<V, Arg>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Diagnostic> {
+        let gnode = &walk.graph.nodes[node];
+        let shape = LoopShape::of(&gnode.op);
+        let body = gnode.op.body().ok_or_else(|| Diagnostic::verify("a loop has no body"))?;
+        let var: Sym = format!("iter{}", self.n_loops).into();
+        self.n_loops += 1;
+        let (mut inputs, mut outputs, mut swaps) = (vec![], vec![], vec![]);
+        for (arg, result) in gnode.args.iter().zip(&gnode.results).take(shape.n_carry) {
+            let ty = walk.graph.values[*result].ty.clone();
+            let name = walk.graph.values[*result].name.as_deref().unwrap_or("state").to_string();
+            let now = self.buffer(&name, &ty, UNPLANNED);
+            let next = self.buffer(&format!("{name}_next"), &ty, UNPLANNED);
+            steps.push(self.copy(&ty, place_of(places, *arg)?, now.clone()));
+            swaps.push((now.buffer, next.buffer));
+            inputs.push(now);
+            outputs.push(next);
+        }
+        let iteration = if shape.reverse {
+            shape.trip.sub(&Dim::constant(1)).sub(&Dim::sym(var.clone()))
+        } else {
+            Dim::sym(var.clone())
+        };
+        let slice = |arg: &Arg, ty: &TensorType| {
+            let elems = ty.shape[1..].iter().fold(Dim::constant(1), |n, dim| n.mul(dim));
+            Arg { buffer: arg.buffer, offset: arg.offset.add(&iteration.mul(&elems)) }
+        };
+        for (idx, arg) in gnode.args.iter().enumerate().skip(shape.n_carry) {
+            let arg_place = place_of(places, *arg)?;
+            let is_scanned = idx < shape.n_carry + shape.n_scan;
+            let ty = &walk.graph.values[*arg].ty;
+            inputs.push(if is_scanned { slice(&arg_place, ty) } else { arg_place });
+        }
+        for result in &gnode.results[shape.n_carry..] {
+            let info = &walk.graph.values[*result];
+            let stack = match places.get(result) {
+                Some(place) => place.clone(),
+                None => self.buffer(info.name.as_deref().unwrap_or("stack"), &info.ty.clone(), UNPLANNED),
+            };
+            outputs.push(slice(&stack, &info.ty));
+            places.insert(*result, stack);
+        }
+        let body_steps = self.func(body, &inputs, &outputs)?;
+        steps.push(Step::Loop { var, trip: shape.trip, body: body_steps, swaps });
+        for (result, state) in gnode.results.iter().zip(&inputs).take(shape.n_carry) {
+            match places.get(result).cloned() {
+                Some(wanted) => {
+                    let ty = walk.graph.values[*result].ty.clone();
+                    steps.push(self.copy(&ty, state.clone(), wanted));
+                }
+                None => {
+                    places.insert(*result, state.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A launch that copies a dense array.
+    fn copy(&mut self, ty: &TensorType, from: Arg, to: Arg) -> Step {
+        const TILE: u32 = 4096;
+        let n_elems = ty.n_elems();
+        let mut b = Builder::new(format!("copy_{}", ty.dtype), self.size_names());
+        let source = b.param("source", ty.dtype, vec![n_elems.clone()], Access::Read);
+        let target = b.param("target", ty.dtype, vec![n_elems.clone()], Access::Write);
+        let (base, count) = b.grid_axis("e", n_elems, TILE);
+        let kind = match ty.dtype {
+            DType::Bool => ForKind::Seq,
+            _ => ForKind::Lanes { width: self.target.native_lanes },
+        };
+        b.stage("copy", |b| {
+            b.for_range("i", 0, Index::var(count), kind, |b, i| {
+                let place = vec![Index::var(base).add(&Index::var(i))];
+                let element = b.load(source, place.clone());
+                b.store(target, place, element);
+            });
+        });
+        let mut func = b.finish();
+        func.name = format!("copy_{}_{}", ty.dtype, self.program.kernels.len()).into();
+        Step::Launch { kernel: self.intern(func), args: vec![from, to] }
+    }
+}
+
+fn place_of(places: &BTreeMap<V, Arg>, value: V) -> Result<Arg, Diagnostic> {
+    places.get(&value).cloned().ok_or_else(|| Diagnostic::verify("a loop reads a value that has no memory"))
+}
+
+/// The graph of `func`, with those loops inlined that can stay on chip.
+fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Graph, Axes) {
+    let mut opaque: BTreeSet<LoopPath> = BTreeSet::new();
+    loop {
+        let graph = Graph::new(module, func, &opaque);
+        let axes = Axes::new(&graph);
+        let walk = Walk { graph: &graph, axes: &axes };
+        let too_large = (0..graph.nodes.len())
+            .find(|node| graph.nodes[*node].region == 0 && !stays_on_chip(&walk, *node, target));
+        match too_large {
+            Some(node) => {
+                opaque.insert(graph.nodes[node].path.clone());
+            }
+            None => return (graph, axes),
+        }
+    }
+}
+
+/// Most elements that one place of the batch may keep in tile memory.
+const MAX_STATE_ELEMS: i64 = 4096;
+
+/// True unless `node` is an inlined loop whose state is too large for a tile.
+fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
+    let graph = walk.graph;
+    if graph.nodes[node].body.is_none() {
+        return true;
+    }
+    let batch = loop_batch(walk, node).classes;
+    let stager = Stager { walk, is_anchor: &[], batch: &batch, native_lanes: target.native_lanes };
+    if stager.is_token_work(node) || is_small(walk, node) {
+        return true;
+    }
+    let fits = |value: &V| {
+        let own = walk.axes.of_value(*value).into_iter().filter(|class| !batch.contains(class));
+        let elems = own.fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(class)));
+        elems.as_const().is_some_and(|elems| elems <= MAX_STATE_ELEMS)
+    };
+    let mut inner = walk.body_nodes(node).into_iter();
+    !batch.is_empty() && inner.all(|inner| graph.nodes[inner].results.iter().all(fits))
+}
+
+/// Values that must exist as such: outputs, next states, and what loops of the plan read.
+fn kept_values(graph: &Graph) -> BTreeSet<V> {
+    let mut kept: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
+    kept.extend(graph.regions.iter().flat_map(|region| region.outputs.iter().copied()));
+    for node in &graph.nodes {
+        if node.op.kind == OpKind::Loop && node.body.is_none() {
+            kept.extend(node.args.iter().copied());
+        }
+    }
+    kept
+}
+
+fn count_users(graph: &Graph) -> Vec<usize> {
+    let mut counts = vec![0; graph.values.len()];
+    let args = graph.nodes.iter().flat_map(|node| &node.args);
+    let outputs = graph.outputs.iter().map(|(_, value)| value);
+    let states = graph.regions.iter().flat_map(|region| &region.outputs);
+    for value in args.chain(outputs).chain(states) {
+        counts[*value] += 1;
+    }
+    counts
+}
+
+/// Values of cluster `idx` that other clusters read, and outputs.
+fn values_for_memory(walk: &Walk<'_>, is_anchor: &[bool], clusters: &[Cluster], idx: usize) -> Vec<V> {
+    let graph = walk.graph;
+    let mut read_elsewhere: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
+    for (other, cluster) in clusters.iter().enumerate() {
+        if other == idx {
+            continue;
+        }
+        let mut open: Vec<V> = vec![];
+        for anchor in &cluster.anchors {
+            open.extend(graph.nodes[*anchor].args.iter().copied());
+            for inner in walk.body_nodes(*anchor) {
+                open.extend(graph.nodes[inner].args.iter().copied());
+            }
+        }
+        let mut seen = BTreeSet::new();
+        while let Some(value) = open.pop() {
+            if !seen.insert(value) {
+                continue;
+            }
+            let Source::Node(def, _) = graph.values[value].source else { continue };
+            if is_anchor[def] {
+                read_elsewhere.insert(value);
+            } else {
+                open.extend(graph.nodes[def].args.iter().copied());
+            }
+        }
+    }
+    let own = clusters[idx].anchors.iter().flat_map(|node| graph.nodes[*node].results.iter().copied());
+    own.filter(|value| read_elsewhere.contains(value)).collect()
+}

@@ -1,0 +1,96 @@
+//! Which nodes are computed where they stand, and which are computed again wherever they are read.
+//!
+//! A node is an *anchor* if its value is computed once and kept: reductions, contractions, loops, outputs, and elementwise
+//! work that its readers would otherwise repeat. Everything else is inlined into the anchors that read it.
+
+use super::axes::Class;
+use super::graph::{N, V};
+use super::walk::Walk;
+use birkhoff_ir::scalar::ScalarOp;
+use birkhoff_ir::tensor::OpKind;
+use std::collections::BTreeSet;
+
+/// A reader may repeat work this many times before it is kept instead.
+const MAX_REPEATS: i64 = 128;
+/// Work on this few elements, free of other loops, is hoisted and never worth keeping.
+const MAX_HOISTED_ELEMS: i64 = 32;
+
+/// For every node, whether it is an anchor.
+pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>) -> Vec<bool> {
+    let graph = walk.graph;
+    let users = graph.users();
+    let mut is_anchor = vec![false; graph.nodes.len()];
+    // Loops that the value's readers walk, and the anchors among its readers, direct or through inlined nodes.
+    let mut demand: Vec<BTreeSet<Class>> = vec![BTreeSet::new(); graph.values.len()];
+    let mut readers: Vec<BTreeSet<N>> = vec![BTreeSet::new(); graph.values.len()];
+    for node in (0..graph.nodes.len()).rev() {
+        let gnode = &graph.nodes[node];
+        for result in &gnode.results {
+            for user in &users[*result] {
+                if is_anchor[*user] {
+                    demand[*result].extend(walk.iterates(*user));
+                    readers[*result].insert(*user);
+                } else {
+                    for through in &graph.nodes[*user].results {
+                        let (classes, anchors) = (demand[*through].clone(), readers[*through].clone());
+                        demand[*result].extend(classes);
+                        demand[*result].extend(walk.axes.of_value(*through));
+                        readers[*result].extend(anchors);
+                    }
+                }
+            }
+        }
+        let is_kept = gnode.results.iter().any(|result| kept.contains(result));
+        is_anchor[node] = is_kept
+            || is_structural(gnode.op.kind)
+            || (is_arithmetic(gnode.op.kind)
+                && (repeats(walk, gnode.results[0], &demand[gnode.results[0]])
+                    || (is_expensive(gnode.op.kind) && readers[gnode.results[0]].len() > 1)));
+    }
+    is_anchor
+}
+
+fn is_structural(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::ReduceSum
+            | OpKind::ReduceProd
+            | OpKind::ReduceMax
+            | OpKind::ReduceMin
+            | OpKind::Contract
+            | OpKind::Loop
+            | OpKind::Solve
+            | OpKind::Qr
+    )
+}
+
+fn is_arithmetic(kind: OpKind) -> bool {
+    matches!(kind, OpKind::Scalar(_) | OpKind::RandomBits)
+}
+
+/// Transcendentals, roots and divisions: dearer than a store and a load.
+fn is_expensive(kind: OpKind) -> bool {
+    use ScalarOp::{
+        Abs, Add, And, BitAnd, BitOr, BitXor, Eq, Floor, Le, Lt, Max, Min, Mul, Ne, Neg, Not, Or, Select, Shl, Shr,
+        Sign, Sub,
+    };
+    match kind {
+        OpKind::Scalar(
+            Abs | Add | And | BitAnd | BitOr | BitXor | Eq | Floor | Le | Lt | Max | Min | Mul | Ne | Neg | Not | Or
+            | Select | Shl | Shr | Sign | Sub,
+        ) => false,
+        OpKind::Scalar(_) | OpKind::RandomBits => true,
+        _ => false,
+    }
+}
+
+/// True if readers walk a loop that the value does not have, often enough that keeping it pays.
+fn repeats(walk: &Walk<'_>, value: V, demand: &BTreeSet<Class>) -> bool {
+    let own = walk.axes.of_value(value);
+    let elems = walk.graph.values[value].ty.n_elems().as_const();
+    if elems.is_some_and(|elems| elems <= MAX_HOISTED_ELEMS) {
+        return false;
+    }
+    let extra = demand.iter().filter(|class| !own.contains(class));
+    extra.into_iter().any(|class| walk.axes.extent(*class).as_const().is_none_or(|extent| extent > MAX_REPEATS))
+}

@@ -1,0 +1,256 @@
+//! Which anchors become one kernel.
+//!
+//! In: a graph, its classes and anchors. Out: clusters in launch order. The anchors of a cluster share *batch* classes, along
+//! which the kernel's tiles are cut: every value that passes between them inside is read at the very batch place where it
+//! was written. Greedy, in program order: an anchor joins the kernel of what it reads if it can, else one that reads the
+//! same memory, else it starts a kernel.
+
+use super::axes::Class;
+use super::graph::{N, Source, V};
+use super::walk::Walk;
+use birkhoff_ir::dim::Dim;
+use std::collections::BTreeSet;
+
+/// A kernel to be: anchors in program order.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// Anchors of the function itself (bodies of on-chip loops belong to their loop).
+    pub anchors: Vec<N>,
+    /// The batch classes, outermost first.
+    pub batch: Vec<Class>,
+    /// True if everything in it is small enough for one tile.
+    pub is_small: bool,
+    /// An opaque step (a loop of the plan, a factorisation), alone in its cluster.
+    pub is_opaque: bool,
+}
+
+/// Work of at most this many elements, all of known size, may run as a single tile.
+pub const MAX_TILE_ELEMS: i64 = 16 * 1024;
+
+/// How an on-chip loop can be cut into tiles.
+#[derive(Clone, Debug)]
+pub struct LoopBatch {
+    /// Classes along which iterations of different places never meet.
+    pub classes: Vec<Class>,
+}
+
+/// The classes along which the body of the on-chip loop `node` can be cut.
+pub fn loop_batch(walk: &Walk<'_>, node: N) -> LoopBatch {
+    let gnode = &walk.graph.nodes[node];
+    let mut classes = vec![];
+    for result in &gnode.results {
+        for class in walk.axes.of_value(*result) {
+            if !classes.contains(&class) && body_is_parallel(walk, node, class) {
+                classes.push(class);
+            }
+        }
+    }
+    LoopBatch { classes }
+}
+
+/// True if no iteration of the body mixes different places along `class`.
+fn body_is_parallel(walk: &Walk<'_>, node: N, class: Class) -> bool {
+    let graph = walk.graph;
+    let Some(body) = graph.nodes[node].body else { return false };
+    let has = |value: V| walk.axes.of_value(value).contains(&class);
+    let mut inside: BTreeSet<V> = graph.regions[body].inputs.iter().copied().collect();
+    let region = &graph.regions[body];
+    // A state that starts without the class must not acquire it.
+    let consistent = region.inputs.iter().zip(&region.outputs).take(region.n_carry).all(|(i, o)| has(*i) == has(*o));
+    if !consistent {
+        return false;
+    }
+    for inner in walk.body_nodes(node) {
+        let gnode = &graph.nodes[inner];
+        if let Some(nested) = gnode.body {
+            inside.extend(graph.regions[nested].inputs.iter().copied());
+        }
+        for (pos, arg) in gnode.args.iter().enumerate() {
+            if inside.contains(arg) && has(*arg) && !walk.aligned(inner, pos, class) {
+                return false;
+            }
+        }
+        let sums_it = walk.axes.of_sums(inner).contains(&class);
+        if sums_it && gnode.args.iter().any(|arg| inside.contains(arg)) {
+            return false;
+        }
+        inside.extend(gnode.results.iter().copied());
+    }
+    true
+}
+
+/// The classes along which `node` can be cut.
+fn parallel_classes(walk: &Walk<'_>, node: N) -> Vec<Class> {
+    let gnode = &walk.graph.nodes[node];
+    match gnode.body {
+        Some(_) => loop_batch(walk, node).classes,
+        None => gnode.results.first().map_or(vec![], |result| walk.axes.of_value(*result)),
+    }
+}
+
+/// True if the node's work is of known, small size: results, operands and everything in a body.
+pub fn is_small(walk: &Walk<'_>, node: N) -> bool {
+    let small = |value: V| {
+        walk.graph.values[value].ty.n_elems().as_const().is_some_and(|elems| elems <= MAX_TILE_ELEMS)
+    };
+    let iterations = walk.iterates(node).iter().fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(*class)));
+    iterations.as_const().is_some_and(|n| n <= 4 * MAX_TILE_ELEMS)
+        && walk.graph.nodes[node].results.iter().all(|result| small(*result))
+        && walk.body_nodes(node).iter().all(|inner| {
+            walk.graph.nodes[*inner].results.iter().all(|result| small(*result))
+        })
+}
+
+/// Cuts the anchors into clusters.
+pub fn partition(walk: &Walk<'_>, is_anchor: &[bool], opaque: &dyn Fn(N) -> bool) -> Vec<Cluster> {
+    let graph = walk.graph;
+    let mut clusters: Vec<Cluster> = vec![];
+    let mut cluster_of: Vec<Option<usize>> = vec![None; graph.nodes.len()];
+    for node in 0..graph.nodes.len() {
+        if !is_anchor[node] || graph.nodes[node].region != 0 {
+            continue;
+        }
+        let deps = anchor_deps(walk, is_anchor, node);
+        let earliest = deps.iter().filter_map(|dep| cluster_of[*dep]).max();
+        if opaque(node) {
+            cluster_of[node] = Some(clusters.len());
+            clusters.push(Cluster { anchors: vec![node], is_opaque: true, ..Cluster::default() });
+            continue;
+        }
+        let place = candidates(walk, &clusters, &cluster_of, node, &deps, earliest.unwrap_or(0))
+            .into_iter()
+            .find_map(|idx| join(walk, is_anchor, &clusters[idx], node).map(|batch| (idx, batch)));
+        match place {
+            Some((idx, batch)) => {
+                clusters[idx].is_small &= is_small(walk, node);
+                clusters[idx].batch = batch;
+                clusters[idx].anchors.push(node);
+                cluster_of[node] = Some(idx);
+            }
+            None => {
+                cluster_of[node] = Some(clusters.len());
+                clusters.push(Cluster {
+                    anchors: vec![node],
+                    batch: parallel_classes(walk, node),
+                    is_small: is_small(walk, node),
+                    is_opaque: false,
+                });
+            }
+        }
+    }
+    clusters
+}
+
+/// Clusters that `node` might join, best first: those of what it reads, then those that read the same memory.
+fn candidates(
+    walk: &Walk<'_>,
+    clusters: &[Cluster],
+    cluster_of: &[Option<usize>],
+    node: N,
+    deps: &BTreeSet<N>,
+    earliest: usize,
+) -> Vec<usize> {
+    let mut order: Vec<usize> = vec![];
+    let mut producers: Vec<usize> = deps.iter().filter_map(|dep| cluster_of[*dep]).collect();
+    producers.sort_unstable();
+    producers.reverse();
+    let own = memory_reads(walk, node);
+    let shares = |idx: &usize| {
+        let cluster = &clusters[*idx];
+        cluster.anchors.iter().any(|other| memory_reads(walk, *other).intersection(&own).next().is_some())
+    };
+    let others = (earliest..clusters.len()).filter(shares);
+    for idx in producers.into_iter().chain(others) {
+        if idx >= earliest && !clusters[idx].is_opaque && !order.contains(&idx) {
+            order.push(idx);
+        }
+    }
+    order
+}
+
+/// Arguments of the function of more than a handful of elements that `node` reads, directly or through other nodes.
+fn memory_reads(walk: &Walk<'_>, node: N) -> BTreeSet<V> {
+    let mut reads = BTreeSet::new();
+    let mut open: Vec<V> = walk.graph.nodes[node].args.clone();
+    for inner in walk.body_nodes(node) {
+        open.extend(walk.graph.nodes[inner].args.iter().copied());
+    }
+    while let Some(value) = open.pop() {
+        match walk.graph.values[value].source {
+            Source::Input(_) if walk.graph.values[value].ty.n_elems().as_const().is_none_or(|n| n > 64) => {
+                reads.insert(value);
+            }
+            Source::Node(def, _) if walk.graph.nodes[def].body.is_none() => {
+                open.extend(walk.graph.nodes[def].args.iter().copied());
+            }
+            _ => {}
+        }
+    }
+    reads
+}
+
+/// Anchors of the function whose values `node` reads, through inlined nodes and from inside its body.
+pub fn anchor_deps(walk: &Walk<'_>, is_anchor: &[bool], node: N) -> BTreeSet<N> {
+    let graph = walk.graph;
+    let mut deps = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<V> = graph.nodes[node].args.clone();
+    for inner in walk.body_nodes(node) {
+        open.extend(graph.nodes[inner].args.iter().copied());
+    }
+    while let Some(value) = open.pop() {
+        let Source::Node(def, _) = graph.values[value].source else { continue };
+        if !seen.insert(value) {
+            continue;
+        }
+        if is_anchor[def] && graph.nodes[def].region == 0 {
+            deps.insert(def);
+        } else if graph.nodes[def].region == 0 {
+            open.extend(graph.nodes[def].args.iter().copied());
+        }
+    }
+    deps
+}
+
+/// The batch classes that remain if `node` joins `cluster`; `None` if it cannot.
+fn join(walk: &Walk<'_>, is_anchor: &[bool], cluster: &Cluster, node: N) -> Option<Vec<Class>> {
+    let own = parallel_classes(walk, node);
+    let inside: BTreeSet<N> = cluster.anchors.iter().copied().collect();
+    let batch: Vec<Class> = cluster
+        .batch
+        .iter()
+        .copied()
+        .filter(|class| own.contains(class) && reads_in_place(walk, is_anchor, &inside, node, *class))
+        .collect();
+    let is_small = cluster.is_small && is_small(walk, node);
+    (!batch.is_empty() || is_small).then_some(batch)
+}
+
+/// True if `node` reads every value of the anchors `inside` at its own place along `class`.
+fn reads_in_place(walk: &Walk<'_>, is_anchor: &[bool], inside: &BTreeSet<N>, node: N, class: Class) -> bool {
+    let graph = walk.graph;
+    let mut open: Vec<(V, bool)> = vec![];
+    let mut seen = BTreeSet::new();
+    let body = walk.body_nodes(node);
+    for reader in body.iter().copied().chain([node]) {
+        for (pos, arg) in graph.nodes[reader].args.iter().enumerate() {
+            open.push((*arg, walk.aligned(reader, pos, class)));
+        }
+    }
+    while let Some((value, aligned)) = open.pop() {
+        let Source::Node(def, _) = graph.values[value].source else { continue };
+        if !seen.insert((value, aligned)) || graph.nodes[def].region != 0 {
+            continue;
+        }
+        if is_anchor[def] {
+            if inside.contains(&def) && !aligned {
+                return false;
+            }
+            continue;
+        }
+        for (pos, arg) in graph.nodes[def].args.iter().enumerate() {
+            open.push((*arg, aligned && walk.aligned(def, pos, class)));
+        }
+    }
+    true
+}

@@ -1,0 +1,25 @@
+//! From a function of primitives to kernels: what is computed together, in which loops, and what stays on chip.
+
+pub mod anchors;
+pub mod axes;
+pub mod cluster;
+pub mod coords;
+pub mod graph;
+pub mod walk;
+pub mod stages;
+
+/// What the scheduler knows of the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Elements of 4 bytes in a native vector.
+    pub native_lanes: u32,
+    /// What the tile of one kernel may read and keep, in bytes: it should stay in a core's cache.
+    pub tile_bytes: i64,
+}
+
+impl Default for Target {
+    /// A CPU core with 128-bit vectors and half a mebibyte of cache to itself.
+    fn default() -> Self {
+        Target { native_lanes: 4, tile_bytes: 512 * 1024 }
+    }
+}

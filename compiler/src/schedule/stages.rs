@@ -1,0 +1,398 @@
+//! What happens inside one kernel: stages, their loops and vector axes, and the loops around them.
+//!
+//! In: a cluster. Out: items in order. A *token stage* takes tiles of the innermost batch axis as vector lanes and unrolls
+//! everything else, so that a whole Sinkhorn loop stays in registers. A *nest* walks the large axes as loops, one of them (or
+//! an axis of its accumulators) as lanes, and unrolls the small ones.
+
+use super::axes::Class;
+use super::cluster::{Cluster, anchor_deps};
+use super::graph::{N, R, Source, V};
+use super::walk::Walk;
+use birkhoff_ir::kernel::{Index, Var};
+use birkhoff_ir::tensor::OpKind;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An axis of at most this constant extent is unrolled.
+pub const MAX_UNROLL: i64 = 8;
+/// A token stage unrolls at most this many elements of one value.
+const MAX_TOKEN_ELEMS: i64 = 256;
+/// An accumulator axis of at most this extent may be kept in registers, in blocks.
+const MAX_MEDIUM: i64 = 256;
+
+/// What a kernel does, in order.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// One loop nest.
+    Stage(Stage),
+    /// A loop around stages, its state in tile memory.
+    Loop {
+        /// The loop node.
+        node: N,
+        /// The stages of its body.
+        items: Vec<Item>,
+    },
+}
+
+/// One loop nest.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// How it runs.
+    pub kind: StageKind,
+    /// What it computes, in program order.
+    pub anchors: Vec<N>,
+}
+
+/// How a stage runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StageKind {
+    /// Lanes over the tile; everything else unrolled.
+    Tokens,
+    /// Loops over large axes.
+    Nest(Nest),
+}
+
+/// The loops of a nest, for each place of the tile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nest {
+    /// Large axes, outermost first: those of the results, then those summed over.
+    pub loops: Vec<Class>,
+    /// How many of the loops are axes of the results.
+    pub n_outer: usize,
+    /// The vector axis.
+    pub lanes: Lanes,
+    /// An axis of the accumulators that is kept in registers, and how much of it at a time.
+    pub block: Option<(Class, i64)>,
+    /// Places of the tile that share what does not depend on them.
+    pub n_tokens: i64,
+}
+
+/// The vector axis of a nest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lanes {
+    /// None: scalar code.
+    None,
+    /// One of the loops, so many at a time.
+    Loop(Class, u32),
+    /// The block axis of the accumulators.
+    Block(u32),
+}
+
+/// What is being cut into stages.
+pub struct Stager<'a> {
+    /// The graph and its classes.
+    pub walk: &'a Walk<'a>,
+    /// Which nodes are anchors.
+    pub is_anchor: &'a [bool],
+    /// Batch classes of the kernel.
+    pub batch: &'a [Class],
+    /// Elements in a native vector of the target (for f32).
+    pub native_lanes: u32,
+}
+
+impl Stager<'_> {
+    /// The items of a cluster.
+    pub fn items(&self, cluster: &Cluster) -> Vec<Item> {
+        self.items_of(&cluster.anchors)
+    }
+
+    /// Cuts anchors of one region, in program order, into items.
+    fn items_of(&self, anchors: &[N]) -> Vec<Item> {
+        let mut items: Vec<Item> = vec![];
+        let mut place: BTreeMap<N, usize> = BTreeMap::new();
+        for &node in anchors {
+            let deps = self.deps(node);
+            let min = deps.iter().filter_map(|dep| place.get(dep).copied()).max();
+            let idx = match self.walk.graph.nodes[node].body {
+                Some(body) if !self.is_token_work(node) => {
+                    let inner = self.items_of(&self.region_anchors(body));
+                    items.push(Item::Loop { node, items: inner });
+                    items.len() - 1
+                }
+                _ if self.is_token_work(node) => place_in(&mut items, min, node, StageKind::Tokens, &|_| true),
+                _ => {
+                    let nest = self.nest(node);
+                    let fits = |stage: &Stage| self.same_place(stage, &nest, node, &deps);
+                    place_in(&mut items, min, node, StageKind::Nest(nest.clone()), &fits)
+                }
+            };
+            place.insert(node, idx);
+        }
+        items
+    }
+
+    /// Anchors that stand directly in a body, in order.
+    fn region_anchors(&self, body: R) -> Vec<N> {
+        (0..self.walk.graph.nodes.len())
+            .filter(|node| self.is_anchor[*node] && self.walk.graph.nodes[*node].region == body)
+            .collect()
+    }
+
+    /// Anchors of any region whose values `node` reads.
+    fn deps(&self, node: N) -> BTreeSet<N> {
+        if self.walk.graph.nodes[node].region == 0 {
+            return anchor_deps(self.walk, self.is_anchor, node);
+        }
+        let graph = self.walk.graph;
+        let mut deps = BTreeSet::new();
+        let mut open: Vec<V> = graph.nodes[node].args.clone();
+        for inner in self.walk.body_nodes(node) {
+            open.extend(graph.nodes[inner].args.iter().copied());
+        }
+        while let Some(value) = open.pop() {
+            let Source::Node(def, _) = graph.values[value].source else { continue };
+            if self.is_anchor[def] {
+                deps.insert(def);
+            } else {
+                open.extend(graph.nodes[def].args.iter().copied());
+            }
+        }
+        deps
+    }
+
+    fn extent(&self, class: Class) -> Option<i64> {
+        self.walk.axes.extent(class).as_const()
+    }
+
+    fn is_small_class(&self, class: Class) -> bool {
+        self.extent(class).is_some_and(|extent| extent <= MAX_UNROLL)
+    }
+
+    /// The classes of `node` beside the batch.
+    fn own_classes(&self, node: N) -> Vec<Class> {
+        self.walk.iterates(node).into_iter().filter(|class| !self.batch.contains(class)).collect()
+    }
+
+    /// True if `node` (and its body) is a handful of elements for each place of the tile.
+    pub fn is_token_work(&self, node: N) -> bool {
+        let tiny = |node: N| {
+            let classes = self.own_classes(node);
+            let elems: i64 = classes.iter().filter_map(|class| self.extent(*class)).product();
+            classes.iter().all(|class| self.is_small_class(*class)) && elems <= MAX_TOKEN_ELEMS
+        };
+        let is_factorisation = matches!(self.walk.graph.nodes[node].op.kind, OpKind::Solve | OpKind::Qr);
+        !is_factorisation && tiny(node) && self.walk.body_nodes(node).into_iter().all(tiny)
+    }
+
+    /// True if `node` can be computed in the loops of `stage`, given that it reads `deps`.
+    fn same_place(&self, stage: &Stage, nest: &Nest, node: N, deps: &BTreeSet<N>) -> bool {
+        let StageKind::Nest(other) = &stage.kind else { return false };
+        let same_loops = other.loops == nest.loops
+            || (nest.loops.len() == 1 && other.loops.len() == 1 && other.loops[0] == nest.loops[0]);
+        let same_split = other.loops.len() == 1 || other.n_outer == nest.n_outer;
+        let one_block = match (&other.block, &nest.block) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        };
+        let lanes_agree = match (other.lanes, nest.lanes) {
+            (Lanes::Block(_), _) | (_, Lanes::Block(_)) => true,
+            (a, b) => a == b,
+        };
+        // What the node reads from the stage itself must be there already, at this very place.
+        let inside = deps.iter().filter(|dep| stage.anchors.contains(dep));
+        let in_place = inside.into_iter().all(|dep| {
+            let summed = self.walk.axes.of_sums(*dep);
+            nest.loops.iter().all(|class| !summed.contains(class) && self.reads_aligned(node, *dep, *class))
+        });
+        same_loops && same_split && one_block && lanes_agree && in_place
+    }
+
+    /// True if every path from `node` to `dep` is aligned on `class`.
+    fn reads_aligned(&self, node: N, dep: N, class: Class) -> bool {
+        let graph = self.walk.graph;
+        let mut open: Vec<(N, bool)> = vec![(node, true)];
+        let mut seen = BTreeSet::new();
+        while let Some((reader, aligned)) = open.pop() {
+            for (pos, arg) in graph.nodes[reader].args.iter().enumerate() {
+                let Source::Node(def, _) = graph.values[*arg].source else { continue };
+                let aligned = aligned && self.walk.aligned(reader, pos, class);
+                if def == dep {
+                    if !aligned {
+                        return false;
+                    }
+                } else if !self.is_anchor[def] && seen.insert((def, aligned)) {
+                    open.push((def, aligned));
+                }
+            }
+        }
+        true
+    }
+
+    /// The loops of a nest that computes `node` alone.
+    fn nest(&self, node: N) -> Nest {
+        let graph = self.walk.graph;
+        let mut outer: Vec<Class> = vec![];
+        for class in graph.nodes[node].results.iter().flat_map(|result| self.walk.axes.of_value(*result)) {
+            if !self.batch.contains(&class) && !outer.contains(&class) {
+                outer.push(class);
+            }
+        }
+        let summed = self.walk.axes.of_sums(node);
+        let large = |classes: &[Class]| -> Vec<Class> {
+            classes.iter().copied().filter(|class| !self.is_small_class(*class)).collect()
+        };
+        let (mut large_outer, mut large_summed) = (large(&outer), large(&summed));
+        if large_outer.is_empty() && large_summed.is_empty() {
+            // Many small axes: the widest becomes the loop.
+            let widest = |classes: &[Class]| classes.iter().copied().max_by_key(|class| self.extent(*class));
+            large_summed.extend(widest(&summed));
+            if large_summed.is_empty() {
+                large_outer.extend(widest(&outer));
+            }
+        }
+        let reads = self.memory_reads(node);
+        let width = self.lane_width(node);
+        // An accumulator axis kept in registers: the innermost result axis of moderate extent, where sums are long.
+        let medium = match large_outer.last() {
+            Some(class) if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= MAX_MEDIUM) => {
+                Some(*class)
+            }
+            _ => None,
+        };
+        if let Some(class) = medium {
+            large_outer.retain(|other| *other != class);
+        }
+        let loops: Vec<Class> = large_outer.iter().chain(&large_summed).copied().collect();
+        let cost = |class: Class| reads.iter().map(|read| stride_cost(read, class)).sum::<i64>();
+        let mut choices: Vec<(i64, usize, Lanes)> = vec![];
+        for (order, class) in loops.iter().enumerate() {
+            // Vectors along a result axis need no reduction at the end; along the innermost loop they need no jumps.
+            let summed = order >= large_outer.len();
+            choices.push((2 * cost(*class) + i64::from(summed), order, Lanes::Loop(*class, width)));
+        }
+        if let Some(class) = medium {
+            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.native_lanes)));
+        }
+        let lanes = choices.into_iter().min_by_key(|(cost, order, _)| (*cost, *order)).map_or(Lanes::None, |best| best.2);
+        let shares = reads.iter().any(|read| !self.batch.iter().any(|class| read.uses(*class)));
+        let small_outer: i64 =
+            outer.iter().filter(|class| self.is_small_class(**class)).filter_map(|class| self.extent(*class)).product();
+        let (block, n_tokens) = self.blocking(medium, lanes, shares && !large_summed.is_empty(), small_outer);
+        Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens }
+    }
+
+    /// Register blocking: about twelve vector accumulators, leaving room for operands in sixteen registers.
+    fn blocking(&self, medium: Option<Class>, lanes: Lanes, shares: bool, small_outer: i64) -> (Option<(Class, i64)>, i64) {
+        const N_ACCUMULATORS: i64 = 12;
+        let native = i64::from(self.native_lanes);
+        let Some(class) = medium else {
+            let vectors = match lanes {
+                Lanes::Loop(_, width) => small_outer * (i64::from(width) / native).max(1),
+                _ => small_outer,
+            };
+            return (None, if shares { (N_ACCUMULATORS / vectors.max(1)).clamp(1, 4) } else { 1 });
+        };
+        let extent = self.extent(class).unwrap_or(1);
+        match lanes {
+            Lanes::Block(_) => {
+                let block = extent.min(8 * native);
+                let vectors = (block + native - 1) / native * small_outer;
+                (Some((class, block)), if shares { (N_ACCUMULATORS / vectors.max(1)).clamp(1, 4) } else { 1 })
+            }
+            _ => {
+                let width = if let Lanes::Loop(_, width) = lanes { i64::from(width) / native } else { 1 };
+                let n_tokens = if shares { 2 } else { 1 };
+                let block = (N_ACCUMULATORS / (n_tokens * width.max(1) * small_outer)).clamp(1, extent);
+                (Some((class, block)), n_tokens)
+            }
+        }
+    }
+
+    /// Elements per lane chunk: two native vectors of the widest type involved hide latency.
+    fn lane_width(&self, node: N) -> u32 {
+        let graph = self.walk.graph;
+        let bytes = graph.nodes[node].results.iter().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max();
+        let native = (self.native_lanes * 4 / bytes.unwrap_or(4).clamp(4, 8) as u32).max(2);
+        let has_block = !self.walk.axes.of_sums(node).is_empty();
+        if has_block { native } else { 2 * native }
+    }
+
+    /// How `node` reads memory, through inlined nodes, in terms of classes.
+    fn memory_reads(&self, node: N) -> Vec<Read> {
+        let graph = self.walk.graph;
+        let mut reads = vec![];
+        let mut open: Vec<(N, Vec<Index>)> = vec![];
+        if let Some(result) = graph.nodes[node].results.first() {
+            let own = self.walk.own_coords(*result);
+            reads.push(Read { index: own.last().cloned(), coords: own.clone() });
+            open.push((node, own));
+        }
+        let mut n_steps = 0;
+        while let Some((reader, coords)) = open.pop() {
+            n_steps += 1;
+            if n_steps > 256 {
+                break;
+            }
+            for (pos, arg) in graph.nodes[reader].args.iter().enumerate() {
+                let read = self.walk.read_coords(reader, pos, &coords);
+                let coords: Vec<Index> = read.into_iter().map(Option::unwrap_or_default).collect();
+                match graph.values[*arg].source {
+                    Source::Node(def, _) if !self.is_anchor[def] => open.push((def, coords)),
+                    _ => reads.push(Read { index: coords.last().cloned(), coords }),
+                }
+            }
+        }
+        reads
+    }
+}
+
+/// One access to memory, in terms of classes.
+struct Read {
+    /// The index along the last axis; `None` for a scalar.
+    index: Option<Index>,
+    /// The indices along all axes.
+    coords: Vec<Index>,
+}
+
+impl Read {
+    fn uses(&self, class: Class) -> bool {
+        self.coords.iter().any(|index| !index.coeff(Var(class as u32)).is_const(0))
+    }
+}
+
+/// What vectors along `class` cost this access: nothing if its elements are neighbours or the same.
+fn stride_cost(read: &Read, class: Class) -> i64 {
+    let var = Var(class as u32);
+    let is_contiguous = read.index.as_ref().is_some_and(|index| index.coeff(var).is_const(1))
+        && read.coords[..read.coords.len() - 1].iter().all(|index| index.coeff(var).is_const(0));
+    if !read.uses(class) || is_contiguous { 0 } else { 4 }
+}
+
+/// Puts `node` into the first stage of its kind at or after `min` that `fits`, or into a new one at the end.
+fn place_in(
+    items: &mut Vec<Item>,
+    min: Option<usize>,
+    node: N,
+    kind: StageKind,
+    fits: &dyn Fn(&Stage) -> bool,
+) -> usize {
+    for (idx, item) in items.iter_mut().enumerate().skip(min.unwrap_or(0)) {
+        let Item::Stage(stage) = item else { continue };
+        let same_kind = std::mem::discriminant(&stage.kind) == std::mem::discriminant(&kind);
+        if same_kind && fits(stage) {
+            stage.anchors.push(node);
+            if let (StageKind::Nest(own), StageKind::Nest(new)) = (&mut stage.kind, &kind) {
+                merge(own, new);
+            }
+            return idx;
+        }
+    }
+    items.push(Item::Stage(Stage { kind, anchors: vec![node] }));
+    items.len() - 1
+}
+
+/// The nest that serves both: the one with a register block keeps its lanes.
+fn merge(own: &mut Nest, new: &Nest) {
+    let own_leads = own.block.is_some() || new.block.is_none();
+    let n_tokens = if own.block.is_some() == new.block.is_some() {
+        own.n_tokens.min(new.n_tokens)
+    } else if own_leads {
+        own.n_tokens
+    } else {
+        new.n_tokens
+    };
+    if !own_leads {
+        own.block = new.block;
+        own.lanes = new.lanes;
+    }
+    own.n_tokens = n_tokens;
+}

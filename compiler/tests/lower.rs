@@ -1,0 +1,201 @@
+//! Lowering against the definition: every program here runs in the tensor evaluator and, compiled to a plan, in the kernel
+//! evaluator; the plan verifies, and the results agree within the rounding that another order of sums brings.
+
+use birkhoff_compiler::expand::expand;
+use birkhoff_compiler::lower::lower;
+use birkhoff_compiler::schedule::Target;
+use birkhoff_ir::dim::{SizeEnv, Sym};
+use birkhoff_ir::kernel::eval::Array;
+use birkhoff_ir::plan;
+use birkhoff_ir::scalar::Scalar;
+use birkhoff_ir::tensor::bind::{Bindings, bind};
+use birkhoff_ir::tensor::eval::{Tensor, eval};
+use birkhoff_ir::tensor::random::random_input;
+use birkhoff_ir::tensor::{Module, text};
+
+fn sizes(values: &[(&str, i64)]) -> SizeEnv {
+    values.iter().map(|(name, value)| (Sym::from(*name), *value)).collect()
+}
+
+/// Compiles the first exported function and compares both evaluators.
+fn check(module: &Module, dims: &[(&str, i64)], run_time: &[(&str, i64)], tol: f64) -> plan::Program {
+    let bound = bind(module, &Bindings { dims: sizes(dims), ..Bindings::default() }).expect("binds");
+    let (func, _) = bound.exported().next().expect("one function is exported");
+    let (flat, id) = expand(&bound, func).expect("expands");
+    let program = lower(&flat, id, &Target::default()).unwrap_or_else(|why| panic!("{}", why.message));
+    if std::env::var("SHOW_PLAN").is_ok() {
+        println!("{}", plan::text::print(&program));
+    }
+    plan::verify::verify(&program).unwrap_or_else(|why| panic!("{why}\n{}", plan::text::print(&program)));
+    let env = sizes(run_time);
+    let source = flat.func(id);
+    let mut tensors = vec![];
+    for (idx, input) in source.inputs.iter().enumerate() {
+        let ty = &source.values[idx].ty;
+        let shape: Vec<usize> = ty.shape.iter().map(|dim| dim.eval(&env).expect("sized") as usize).collect();
+        tensors.push(random_input(7, &input.name, input.domain, ty.dtype, &shape).expect("fits"));
+    }
+    let expected = eval(&flat, id, &env, &tensors).expect("evaluates");
+    let arrays: Vec<Array> = tensors.iter().map(to_array).collect();
+    let outcome = plan::eval::run(&program, &env, &arrays)
+        .unwrap_or_else(|why| panic!("{}\n{}", why.message, plan::text::print(&program)));
+    for ((out, want), got) in source.outputs.iter().zip(&expected).zip(&outcome.outputs) {
+        let got = got.to_f64s().unwrap_or_else(|| panic!("{} is not fully written", out.name));
+        let want = want.to_f64s();
+        let scale = want.iter().fold(1e-30f64, |max, value| max.max(value.abs()));
+        assert_eq!(got.len(), want.len());
+        for (idx, (got, want)) in got.iter().zip(&want).enumerate() {
+            let close = (got - want).abs() <= tol * scale || (got.is_nan() && want.is_nan()) || got == want;
+            assert!(close, "{}[{idx}]: expected {want}, found {got}\n{}", out.name, plan::text::print(&program));
+        }
+    }
+    program
+}
+
+fn to_array(tensor: &Tensor) -> Array {
+    let shape: Vec<i64> = tensor.shape().iter().map(|extent| *extent as i64).collect();
+    let values: Vec<Scalar> = (0..tensor.len()).map(|idx| tensor.get(idx)).collect();
+    Array::from_scalars(tensor.dtype(), &shape, &values).expect("fits")
+}
+
+fn check_text(source: &str, dims: &[(&str, i64)], run_time: &[(&str, i64)]) -> plan::Program {
+    let module = text::parse(source).unwrap_or_else(|why| panic!("{}", why.render("test.bir", source)));
+    check(&module, dims, run_time, 2e-5)
+}
+
+#[test]
+fn elementwise_over_two_axes() {
+    let source = "
+dim T in 1..=1000 default 37
+export fn @main(%x: f32[T,10], %b: f32[10]) -> (y: f32[T,10]) {
+  y = tanh(x * 2.0 + b)
+  return y = y
+}";
+    check_text(source, &[], &[("T", 37)]);
+}
+
+#[test]
+fn row_softmax() {
+    let source = "
+dim T in 1..=1000 default 5
+export fn @main(%x: f32[T,100]) -> (y: f32[T,100]) {
+  y = softmax(x, axis=1)
+  return y = y
+}";
+    check_text(source, &[], &[("T", 5)]);
+}
+
+#[test]
+fn column_sums() {
+    let source = "
+dim T in 1..=1000 default 5
+export fn @main(%x: f32[T,100]) -> (y: f32[100], z: f32[]) {
+  y = reduce_sum(x, axes=[0])
+  z = reduce_sum(x * x, axes=[0,1])
+  return y = y, z = z
+}";
+    check_text(source, &[], &[("T", 9)]);
+}
+
+#[test]
+fn matrix_product() {
+    let source = "
+dim T in 1..=1000 default 5
+export fn @main(%x: f32[T,33], %w: f32[33,300]) -> (y: f32[T,300]) {
+  y = contract(x, w, spec=\"tk,ko->to\", dtype=f32)
+  z = tanh(y)
+  return y = z
+}";
+    check_text(source, &[], &[("T", 9)]);
+}
+
+#[test]
+fn gram_matrix() {
+    let source = "
+dim N in 1..=1000 default 5
+export fn @main(%x: f32[N,7]) -> (g: f32[N,N]) {
+  y = tanh(x)
+  g = contract(y, y, spec=\"id,jd->ij\", dtype=f32)
+  return g = g
+}";
+    check_text(source, &[], &[("N", 9)]);
+}
+
+#[test]
+fn sinkhorn_over_a_batch() {
+    let source = "
+dim B in 1..=100000 default 5
+dim n = 4
+param iters = 20
+export fn @main(%m: f32[B,n,n]) -> (h: f32[B,n,n]) {
+  h = sinkhorn(m, iters=$iters)
+  return h = h
+}";
+    for n in [1, 2, 3, 4, 8, 12] {
+        for b in [1, 37] {
+            check_text(source, &[("n", n)], &[("B", b)]);
+        }
+    }
+}
+
+#[test]
+fn movement() {
+    let source = "
+dim T in 1..=1000 default 5
+export fn @main(%x: f32[T,6], %z: f32[]) -> (a: f32[T,10], b: f32[T,12], c: f32[6,T], d: f32[T,3,2], e: f32[T,2]) {
+  a = pad(x, z, axis=1, low=1, high=3)
+  b = concat(x, x * 2.0, axis=1)
+  c = transpose(x, axes=[1,0])
+  d = reshape(x, [T,3,2])
+  e = reduce_max(d, axes=[1])
+  return a = a, b = b, c = c, d = d, e = e
+}";
+    check_text(source, &[], &[("T", 11)]);
+}
+
+#[test]
+fn random_bits_and_iota() {
+    let source = "
+dim T in 1..=1000 default 5
+export fn @main(%k: i32[2] ~ uniform(0.0, 1000.0)) -> (r: i32[T,3], i: f32[T,3]) {
+  r = random_bits(k, shape=[T,3])
+  i = iota(shape=[T,3], axis=0, dtype=f32)
+  return r = r, i = i
+}";
+    check_text(source, &[], &[("T", 11)]);
+}
+
+#[test]
+fn specs() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    for (path, dims) in [
+        ("examples/mhc_layer.toml", vec![("C", 100)]),
+        ("tests/specs/mhc_paper.toml", vec![("n", 4), ("C", 32)]),
+        ("tests/specs/mhc_paper.toml", vec![("n", 3), ("C", 1)]),
+        ("tests/specs/mhc_paper.toml", vec![("n", 8), ("C", 100)]),
+        ("tests/specs/mhc_paper.toml", vec![("n", 1), ("C", 7)]),
+        ("tests/specs/mhc_peers.toml", vec![("n", 4), ("C", 64)]),
+        ("tests/specs/mhc_tile.toml", vec![("n", 4), ("C", 64)]),
+        ("tests/specs/mhc_tile.toml", vec![("n", 8), ("C", 33)]),
+        ("tests/specs/mhc_tile_head.toml", vec![("n", 4), ("C", 64)]),
+        ("tests/specs/mhc_expand.toml", vec![("n", 4), ("C", 64)]),
+        ("tests/specs/mhc_tile_bf16.toml", vec![("n", 4), ("C", 64)]),
+        ("tests/specs/sinkhorn_log.toml", vec![("n", 4)]),
+        ("tests/specs/sinkhorn_rowmax.toml", vec![("n", 4)]),
+        ("tests/specs/sinkhorn_tile.toml", vec![("n", 5)]),
+        ("tests/specs/mhc_paper_stack.toml", vec![("n", 4), ("C", 16), ("layers", 3)]),
+    ] {
+        let source = std::fs::read_to_string(format!("{root}/{path}")).expect("the spec is there");
+        let module = birkhoff_compiler::spec::parse(&source).unwrap_or_else(|why| panic!("{}", why.render(path, &source)));
+        let run_time: Vec<(String, i64)> = module
+            .dims
+            .iter()
+            .filter(|decl| matches!(decl.kind, birkhoff_ir::tensor::DimKind::RunTime { .. }))
+            .map(|decl| (decl.name.to_string(), 19))
+            .collect();
+        let run_time: Vec<(&str, i64)> = run_time.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        println!("{path} {dims:?}");
+        let tol = if path.contains("bf16") { 1e-2 } else { 5e-5 };
+        check(&module, &dims, &run_time, tol);
+    }
+}

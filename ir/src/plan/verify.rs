@@ -1,0 +1,373 @@
+//! What every plan promises, checked.
+//!
+//! In: a plan, and where its parts stand if it came from a text. Out: nothing, or all that is wrong with it.
+//!
+//! - Its kernels verify. Names are unique; polynomials mention only sizes, offsets also the counters of the loops around.
+//! - Buffers stand in the order inputs, outputs, temporaries; a temporary fits its slot.
+//! - A launch passes one buffer per parameter, of its dtype, with room for its elements. Inputs are never written. Nothing
+//!   is read before it is written, or after its slot went to another. Two parameters of a launch overlap only if neither is
+//!   written.
+//! - Swaps are between temporaries of one type that share their slots with nobody.
+//!
+//! Sizes are compared as polynomials over sizes that are not negative: what cannot be decided is left to the run.
+
+use super::text::{Parsed, Spans};
+use super::{Arg, BufferId, BufferKind, Program, Step};
+use crate::diag::{Diagnostic, Diagnostics, ErrorKind, Span};
+use crate::dim::{Dim, Sym};
+use crate::kernel::{self, Access, Param};
+use crate::text::is_ident;
+use std::collections::BTreeSet;
+
+const MAX_ERRORS: usize = 32;
+
+/// Loops nest no deeper: each level is walked twice, so the work doubles with it.
+const MAX_LOOP_DEPTH: usize = 8;
+
+/// Checks a plan built by code.
+///
+/// Errors: everything that is wrong, as our own fault.
+pub fn verify(program: &Program) -> Result<(), Diagnostics> {
+    verify_with(program, &Spans::default(), ErrorKind::Verify)
+}
+
+/// Checks a plan from a text.
+///
+/// Errors: everything that is wrong, as the text's fault, with its place.
+pub fn verify_parsed(parsed: &Parsed) -> Result<(), Diagnostics> {
+    verify_with(&parsed.program, &parsed.spans, ErrorKind::Input)
+}
+
+/// Checks a plan whose parts stand at `spans`.
+///
+/// Errors: everything that is wrong, as errors of `kind`.
+pub fn verify_with(program: &Program, spans: &Spans, kind: ErrorKind) -> Result<(), Diagnostics> {
+    let mut errors = vec![];
+    for (idx, func) in program.kernels.iter().enumerate() {
+        let none = kernel::text::Spans::default();
+        let spans = spans.kernels.get(idx).unwrap_or(&none);
+        if let Err(found) = kernel::verify::verify_with(func, spans, kind) {
+            errors.extend(found.0);
+        }
+    }
+    let mut checker = Checker {
+        program,
+        spans,
+        kind,
+        errors,
+        ordinal: 0,
+        names: program.sizes.iter().map(|size| (size.name.clone(), None)).collect(),
+        holds: vec![None; program.slots.len()],
+        written: vec![false; program.buffers.len()],
+        home: vec![],
+    };
+    checker.header();
+    checker.buffers();
+    if checker.errors.is_empty() {
+        checker.steps(&program.steps);
+    }
+    Diagnostics(checker.errors).into_result(())
+}
+
+struct Checker<'p> {
+    program: &'p Program,
+    spans: &'p Spans,
+    kind: ErrorKind,
+    errors: Vec<Diagnostic>,
+    ordinal: usize,
+    /// Sizes, and the counters of the loops around with their trip counts.
+    names: Vec<(Sym, Option<Dim>)>,
+    /// For each slot: the temporary whose elements it holds.
+    holds: Vec<Option<BufferId>>,
+    /// For each of the caller's buffers: whether it has elements.
+    written: Vec<bool>,
+    /// For each temporary: its slot by now. Empty until all slots are known to exist.
+    home: Vec<usize>,
+}
+
+impl<'p> Checker<'p> {
+    fn fail(&mut self, span: Span, message: impl Into<String>) {
+        let message = format!("plan @{}: {}", self.program.name, message.into());
+        let known = self.errors.iter().any(|error| error.message == message && error.span == span);
+        if self.errors.len() < MAX_ERRORS && !known {
+            self.errors.push(Diagnostic { kind: self.kind, ..Diagnostic::input(span, message) });
+        }
+    }
+
+    fn unique(&mut self, what: &str, names: impl Iterator<Item = (&'p Sym, Span)>) {
+        let mut seen = BTreeSet::new();
+        for (name, span) in names {
+            if !name.split('.').all(is_ident) {
+                self.fail(span, format!("the {what} `{name}` is not a name, or names joined by dots"));
+            }
+            if !seen.insert(name) {
+                self.fail(span, format!("the {what} `{name}` exists twice"));
+            }
+        }
+    }
+
+    fn known_names(&mut self, span: Span, dim: &Dim) {
+        for name in dim.syms() {
+            if !self.names.iter().any(|(known, _)| *known == name) {
+                self.fail(span, format!("`{name}` is not a size or counter here"));
+            }
+        }
+    }
+
+    fn header(&mut self) {
+        let (program, spans) = (self.program, self.spans);
+        let at = |spans: &[Span], idx: usize| spans.get(idx).copied().unwrap_or_default();
+        self.unique(
+            "size",
+            program.sizes.iter().enumerate().map(|(idx, size)| (&size.name, at(&spans.sizes, idx))),
+        );
+        let buffers = program.buffers.iter().enumerate();
+        self.unique("buffer", buffers.map(|(idx, buffer)| (&buffer.name, at(&spans.buffers, idx))));
+        let kernels = program.kernels.iter().enumerate().map(|(idx, kernel)| {
+            (&kernel.name, spans.kernels.get(idx).map(|spans| spans.name).unwrap_or_default())
+        });
+        self.unique("kernel", kernels);
+        for (idx, size) in program.sizes.iter().enumerate() {
+            let (first, last) = size.bounds;
+            let inside = |value: i64| (first..=last).contains(&value);
+            if first < 0 || last < first || !size.default.is_none_or(inside) {
+                let message =
+                    format!("the bounds of `{}` are empty, negative or without its default", size.name);
+                self.fail(at(&spans.sizes, idx), message);
+            }
+        }
+        for (idx, sizes) in program.slots.iter().enumerate() {
+            sizes.iter().for_each(|size| self.known_names(at(&spans.slots, idx), size));
+        }
+        for kernel in &program.kernels {
+            for size in &kernel.sizes {
+                if !program.sizes.iter().any(|known| known.name == *size) {
+                    self.fail(
+                        spans.name,
+                        format!("the kernel @{} takes `{size}`, which is no size here", kernel.name),
+                    );
+                }
+            }
+        }
+    }
+
+    fn buffers(&mut self) {
+        let mut last = 0;
+        for (idx, buffer) in self.program.buffers.iter().enumerate() {
+            let span = self.spans.buffers.get(idx).copied().unwrap_or_default();
+            buffer.shape.iter().for_each(|dim| self.known_names(span, dim));
+            let (rank, slot) = match buffer.kind {
+                BufferKind::Input => (0, 0),
+                BufferKind::Output => (1, 0),
+                BufferKind::Temp(slot) => (2, slot as usize),
+            };
+            if rank < last {
+                self.fail(
+                    span,
+                    format!("`{}` stands after an output or temporary, expected before", buffer.name),
+                );
+            }
+            last = rank;
+            self.written[idx] = rank == 0;
+            self.home.push(slot);
+            if rank < 2 {
+                continue;
+            }
+            let bytes = buffer.size_bytes();
+            match self.program.slots.get(slot) {
+                None => self.fail(span, format!("`{}` is in slot {slot}, which does not exist", buffer.name)),
+                Some(sizes) if !sizes.iter().any(|size| not_negative(&size.sub(&bytes))) => {
+                    self.fail(
+                        span,
+                        format!("`{}` takes {bytes} bytes, more than its slot is known to have", buffer.name),
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn steps(&mut self, steps: &'p [Step]) {
+        for step in steps {
+            let span = self.spans.steps.get(self.ordinal).copied().unwrap_or_default();
+            self.ordinal += 1;
+            match step {
+                Step::Launch { kernel, args } => self.launch(span, *kernel, args),
+                Step::Loop { var, trip, body, swaps } => {
+                    self.known_names(span, trip);
+                    if self.names.iter().any(|(known, _)| known == var) {
+                        self.fail(
+                            span,
+                            format!("the counter `{var}` has the name of a size or another counter"),
+                        );
+                    }
+                    self.names.push((var.clone(), Some(trip.clone())));
+                    if self.names.len() - self.program.sizes.len() > MAX_LOOP_DEPTH {
+                        return self.fail(span, format!("loops nest deeper than {MAX_LOOP_DEPTH}"));
+                    }
+                    let first = self.ordinal;
+                    self.steps(body);
+                    let after = self.ordinal;
+                    self.swaps(span, swaps);
+                    if trip.as_const().is_none_or(|trip| trip > 1) {
+                        // The second iteration reads what the first left: walk the body once more.
+                        self.ordinal = first;
+                        self.steps(body);
+                        self.ordinal = after;
+                        self.swaps(span, swaps);
+                    }
+                    self.names.pop();
+                }
+            }
+        }
+    }
+
+    fn swaps(&mut self, span: Span, swaps: &[(BufferId, BufferId)]) {
+        let mut seen = BTreeSet::new();
+        for (a, b) in swaps {
+            let (Some(first), Some(second)) = (self.program.buffer(*a), self.program.buffer(*b)) else {
+                self.fail(span, "swaps a buffer that does not exist");
+                continue;
+            };
+            let names = format!("`{}` and `{}`", first.name, second.name);
+            let (BufferKind::Temp(slot_a), BufferKind::Temp(slot_b)) = (first.kind, second.kind) else {
+                self.fail(span, format!("swaps {names}, expected temporaries"));
+                continue;
+            };
+            if first.dtype != second.dtype || first.shape != second.shape {
+                self.fail(span, format!("swaps {names}, which differ in type"));
+            }
+            if !seen.insert(*a) || !seen.insert(*b) {
+                self.fail(span, format!("swaps {names}, one of them twice"));
+            }
+            let users = self
+                .program
+                .buffers_where(|kind| kind == BufferKind::Temp(slot_a) || kind == BufferKind::Temp(slot_b));
+            if users.len() != 2 {
+                self.fail(span, format!("swaps {names}, whose slots are not theirs alone"));
+            }
+            self.home.swap(a.0 as usize, b.0 as usize);
+            for slot in [self.home[a.0 as usize], self.home[b.0 as usize]] {
+                let swapped = |owner: BufferId| {
+                    if owner == *a {
+                        *b
+                    } else if owner == *b {
+                        *a
+                    } else {
+                        owner
+                    }
+                };
+                self.holds[slot] = self.holds[slot].map(swapped);
+            }
+        }
+    }
+
+    fn launch(&mut self, span: Span, kernel_idx: u32, args: &'p [Arg]) {
+        let Some(kernel) = self.program.kernels.get(kernel_idx as usize) else {
+            return self.fail(span, "launches a kernel that does not exist");
+        };
+        if args.len() != kernel.params.len() {
+            let message =
+                format!("@{} takes {} buffers, found {}", kernel.name, kernel.params.len(), args.len());
+            return self.fail(span, message);
+        }
+        if args.iter().any(|arg| self.program.buffer(arg.buffer).is_none()) {
+            return self.fail(span, format!("@{} gets a buffer that does not exist", kernel.name));
+        }
+        for (arg, param) in args.iter().zip(&kernel.params) {
+            self.fits(span, arg, param);
+        }
+        for (idx, (arg, param)) in args.iter().zip(&kernel.params).enumerate() {
+            for (other, other_param) in args[..idx].iter().zip(&kernel.params) {
+                self.apart(span, (arg, param), (other, other_param));
+            }
+        }
+        for (arg, param) in args.iter().zip(&kernel.params).filter(|(_, param)| param.access != Access::Write)
+        {
+            let has = match self.program.buffers[arg.buffer.0 as usize].kind {
+                BufferKind::Temp(_) => self.holds[self.home[arg.buffer.0 as usize]] == Some(arg.buffer),
+                _ => self.written[arg.buffer.0 as usize],
+            };
+            if !has {
+                let name = &self.program.buffers[arg.buffer.0 as usize].name;
+                let message = format!("@{} reads `{name}` as `{}`", kernel.name, param.name);
+                self.fail(span, format!("{message}, which was not written or whose slot went to another"));
+            }
+        }
+        for (arg, _) in args.iter().zip(&kernel.params).filter(|(_, param)| param.access != Access::Read) {
+            match self.program.buffers[arg.buffer.0 as usize].kind {
+                BufferKind::Temp(_) => self.holds[self.home[arg.buffer.0 as usize]] = Some(arg.buffer),
+                _ => self.written[arg.buffer.0 as usize] = true,
+            }
+        }
+    }
+
+    fn fits(&mut self, span: Span, arg: &Arg, param: &Param) {
+        let buffer = &self.program.buffers[arg.buffer.0 as usize];
+        let (name, what) = (&buffer.name, &param.name);
+        if buffer.dtype != param.dtype {
+            self.fail(span, format!("`{what}` is {}, but `{name}` is {}", param.dtype, buffer.dtype));
+        }
+        if buffer.kind == BufferKind::Input && param.access != Access::Read {
+            self.fail(span, format!("the input `{name}` is written as `{what}`"));
+        }
+        self.known_names(span, &arg.offset);
+        if is_negative(&self.at_last(&arg.offset, false)) {
+            self.fail(span, format!("`{name}` is passed from a negative element on"));
+        }
+        let end = self.at_last(&arg.offset, true).add(&n_elems(param));
+        if is_negative(&buffer.n_elems().sub(&end)) {
+            let message =
+                format!("`{what}` ends after element {end} of `{name}`, which has {}", buffer.n_elems());
+            self.fail(span, message);
+        }
+    }
+
+    /// `offset` with the counters of the loops around at their first or last value.
+    fn at_last(&self, offset: &Dim, last: bool) -> Dim {
+        offset.subst_with(&|name| {
+            let (_, trip) = self.names.iter().find(|(known, trip)| known == name && trip.is_some())?;
+            let trip = trip.as_ref()?;
+            Some(if last { trip.sub(&Dim::constant(1)) } else { Dim::default() })
+        })
+    }
+
+    /// Two parameters of one launch, of which one is written, do not overlap.
+    fn apart(&mut self, span: Span, one: (&Arg, &Param), other: (&Arg, &Param)) {
+        if one.1.access == Access::Read && other.1.access == Access::Read {
+            return;
+        }
+        let name = |arg: &Arg| self.program.buffers[arg.buffer.0 as usize].name.clone();
+        let kind = |arg: &Arg| self.program.buffers[arg.buffer.0 as usize].kind;
+        if one.0.buffer != other.0.buffer {
+            let home = |arg: &Arg| self.home[arg.buffer.0 as usize];
+            let temps = matches!((kind(one.0), kind(other.0)), (BufferKind::Temp(_), BufferKind::Temp(_)));
+            if temps && home(one.0) == home(other.0) {
+                let message =
+                    format!("`{}` and `{}` share a slot but are used at once", name(one.0), name(other.0));
+                self.fail(span, message);
+            }
+            return;
+        }
+        let before = other.0.offset.sub(&one.0.offset).sub(&n_elems(one.1));
+        let after = one.0.offset.sub(&other.0.offset).sub(&n_elems(other.1));
+        if !not_negative(&before) && !not_negative(&after) {
+            let message = format!("`{}` and `{}` may overlap in `{}`", one.1.name, other.1.name, name(one.0));
+            self.fail(span, format!("{message}, and one of them is written"));
+        }
+    }
+}
+
+fn n_elems(param: &Param) -> Dim {
+    param.shape.iter().fold(Dim::constant(1), |product, dim| product.mul(dim))
+}
+
+/// True if no sizes (which are not negative) make `dim` negative.
+fn not_negative(dim: &Dim) -> bool {
+    dim.terms().all(|(_, coeff)| coeff >= 0)
+}
+
+/// True if all positive sizes make `dim` negative.
+fn is_negative(dim: &Dim) -> bool {
+    !dim.is_const(0) && dim.terms().all(|(_, coeff)| coeff < 0)
+}

@@ -1,0 +1,119 @@
+//! The steps of one call: loops, swaps, offsets, and kernels over the threads of a pool.
+//!
+//! In: a resolved plan, entry points, and the memory of every buffer. Out: the kernels have run. Takes no decision: what runs
+//! on which thread is left open, and no result depends on it.
+
+use crate::memory::Block;
+use crate::pool::Pool;
+use crate::resolve::{Arg, Kernel, Resolved, Step};
+use birkhoff_ir::diag::Diagnostic;
+use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::kernel::abi::KernelFn;
+
+/// Kernels whose parameters are smaller than this run on the calling thread: waking others takes longer than they do.
+const SMALL_KERNEL_BYTES: u64 = 16 << 10;
+
+/// A call in progress.
+pub(crate) struct Call<'a> {
+    resolved: &'a Resolved,
+    entries: &'a [KernelFn],
+    pool: &'a Pool,
+    /// Where each buffer is now; swaps exchange entries.
+    starts: Vec<*mut u8>,
+    scratch: Vec<*mut u8>,
+    counters: SizeEnv,
+    n_launches: u64,
+}
+
+/// Pointers that several threads use for disjoint tiles.
+struct Shared<'a> {
+    params: &'a [*mut u8],
+    scratch: &'a [*mut u8],
+}
+
+// SAFETY: the tiles of a kernel write disjoint parts of its parameters (no two threads run the same tile), and every thread
+// has its own scratch.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Call<'a> {
+    /// A call with each buffer's memory and each thread's scratch.
+    pub(crate) fn new(
+        resolved: &'a Resolved,
+        entries: &'a [KernelFn],
+        pool: &'a Pool,
+        starts: Vec<*mut u8>,
+        scratch: &[Block],
+    ) -> Call<'a> {
+        let scratch = scratch.iter().map(|block| block.start().as_ptr()).collect();
+        Call { resolved, entries, pool, starts, scratch, counters: SizeEnv::new(), n_launches: 0 }
+    }
+
+    /// Runs all steps; returns how many kernels were launched.
+    ///
+    /// # Safety
+    ///
+    /// `starts` holds one pointer per buffer, in the plan's order, to as many bytes as `resolved` says, aligned to the
+    /// element type; all but the inputs may be written, by nobody else meanwhile. `scratch` holds a block of
+    /// `resolved.scratch_bytes` for every thread of the pool. `entries` are the plan's kernels.
+    pub(crate) unsafe fn run(mut self) -> Result<u64, Diagnostic> {
+        // SAFETY: passed on.
+        unsafe { self.run_steps(&self.resolved.steps)? };
+        Ok(self.n_launches)
+    }
+
+    /// # Safety
+    ///
+    /// As [`Call::run`].
+    unsafe fn run_steps(&mut self, steps: &[Step]) -> Result<(), Diagnostic> {
+        for step in steps {
+            match step {
+                // SAFETY: passed on.
+                Step::Launch { kernel, args } => unsafe { self.launch(*kernel, args)? },
+                Step::Loop { var, trip, body, swaps } => {
+                    for iteration in 0..trip.eval(&self.counters)? {
+                        self.counters.insert(var.clone(), iteration);
+                        // SAFETY: passed on; swaps exchange memory of equal size.
+                        unsafe { self.run_steps(body)? };
+                        swaps.iter().for_each(|(a, b)| self.starts.swap(*a, *b));
+                    }
+                    self.counters.remove(var);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As [`Call::run`].
+    unsafe fn launch(&mut self, kernel_idx: usize, args: &[Arg]) -> Result<(), Diagnostic> {
+        let mut params = Vec::with_capacity(args.len());
+        for arg in args {
+            let offset = arg.offset_bytes(&self.counters, self.resolved.buffer_bytes[arg.buffer])?;
+            // The offset was just checked to lie within the buffer.
+            params.push(self.starts[arg.buffer].wrapping_add(offset as usize));
+        }
+        let kernel: &Kernel = &self.resolved.kernels[kernel_idx];
+        let entry = self.entries[kernel_idx];
+        self.n_launches += 1;
+        let shared = Shared { params: &params, scratch: &self.scratch };
+        let run = |thread: usize, first: i64, last: i64| {
+            let shared = &shared;
+            // SAFETY: every parameter points to as many bytes as its shape has at these sizes (`Arg::offset_bytes`), aligned
+            // to its element type; sizes are in call order; the scratch of this thread is large enough, aligned, and used by
+            // nobody else meanwhile; tiles are within the grid. Inputs are only read (`resolve::check`).
+            unsafe {
+                entry(shared.params.as_ptr(), kernel.sizes.as_ptr(), first, last, shared.scratch[thread])
+            }
+        };
+        if kernel.n_tiles <= 0 {
+            return Ok(());
+        }
+        if kernel.n_tiles == 1 || kernel.param_bytes < SMALL_KERNEL_BYTES {
+            run(0, 0, kernel.n_tiles);
+        } else {
+            self.pool.run(kernel.n_tiles, &run);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,332 @@
+//! A plan at given sizes: every extent, byte count, tile count and offset as a number.
+//!
+//! In: a plan that [`check`] accepts, and a value for every run-time size. Out: a [`Resolved`] plan. Nothing that a call does
+//! later can overflow or leave its buffer, except offsets that depend on loop counters, which are checked as they occur.
+
+use crate::memory::n_elems;
+use birkhoff_ir::diag::{Diagnostic, Span};
+use birkhoff_ir::dim::{Dim, DimError, SizeEnv, Sym};
+use birkhoff_ir::kernel::{self, Access, abi};
+use birkhoff_ir::plan::{self, BufferKind, Program};
+
+/// A plan in numbers.
+pub(crate) struct Resolved {
+    /// The sizes it was resolved for.
+    pub sizes: SizeEnv,
+    /// Extents of every buffer.
+    pub shapes: Vec<Vec<i64>>,
+    /// Size of every buffer.
+    pub buffer_bytes: Vec<u64>,
+    /// Size of every slot.
+    pub slot_bytes: Vec<u64>,
+    /// Scratch memory per thread: the most that any kernel takes.
+    pub scratch_bytes: u64,
+    /// Per kernel of the plan.
+    pub kernels: Vec<Kernel>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// A kernel at given sizes.
+pub(crate) struct Kernel {
+    /// Its run-time sizes, in call order.
+    pub sizes: Vec<i64>,
+    /// Tiles of its grid.
+    pub n_tiles: i64,
+    /// Bytes of all its parameters together.
+    pub param_bytes: u64,
+}
+
+/// One step at given sizes.
+pub(crate) enum Step {
+    /// Runs all tiles of a kernel.
+    Launch {
+        /// Position of the kernel.
+        kernel: usize,
+        /// One per parameter.
+        args: Vec<Arg>,
+    },
+    /// Runs the body a number of times.
+    Loop {
+        /// The counter's name.
+        var: Sym,
+        /// Number of iterations.
+        trip: Number,
+        /// The steps of an iteration.
+        body: Vec<Step>,
+        /// Pairs of buffers that exchange their memory after each iteration.
+        swaps: Vec<(usize, usize)>,
+    },
+}
+
+/// A buffer from an offset on, as a kernel's parameter.
+pub(crate) struct Arg {
+    /// Position of the buffer.
+    pub buffer: usize,
+    /// Bytes to skip.
+    pub offset_bytes: Number,
+    /// Bytes that the kernel may touch from there.
+    pub needed_bytes: u64,
+}
+
+/// A number, or one that depends on loop counters.
+pub(crate) enum Number {
+    /// Known for the call.
+    Const(i64),
+    /// A polynomial in loop counters.
+    Counted(Dim),
+}
+
+impl Number {
+    fn new(dim: &Dim, sizes: &SizeEnv) -> Result<Number, DimError> {
+        match dim.syms().iter().all(|sym| sizes.contains_key(sym)) {
+            true => dim.eval(sizes).map(Number::Const),
+            false => Ok(Number::Counted(dim.subst(sizes))),
+        }
+    }
+
+    /// The value, given the counters of the loops around.
+    pub(crate) fn eval(&self, counters: &SizeEnv) -> Result<i64, Diagnostic> {
+        match self {
+            Number::Const(value) => Ok(*value),
+            Number::Counted(dim) => dim.eval(counters).map_err(|error| Diagnostic::verify(error.to_string())),
+        }
+    }
+}
+
+impl Arg {
+    /// The offset, given the counters of the loops around and the buffer's size.
+    ///
+    /// Errors: the parameter would leave the buffer.
+    pub(crate) fn offset_bytes(&self, counters: &SizeEnv, buffer_bytes: u64) -> Result<u64, Diagnostic> {
+        let offset = self.offset_bytes.eval(counters)?;
+        let end = u64::try_from(offset).ok().and_then(|offset| offset.checked_add(self.needed_bytes));
+        match end {
+            Some(end) if end <= buffer_bytes => Ok(offset as u64),
+            _ => Err(Diagnostic::verify(format!(
+                "the plan passes {} bytes from byte {offset} on, of a buffer of {buffer_bytes} bytes",
+                self.needed_bytes
+            ))),
+        }
+    }
+}
+
+/// Checks what a plan promises regardless of sizes: positions exist, kinds and element types agree.
+///
+/// Errors: every promise that is broken; each is a bug of whoever made the plan.
+pub(crate) fn check(program: &Program) -> Vec<Diagnostic> {
+    let mut errors = Vec::new();
+    let order = |kind: BufferKind| match kind {
+        BufferKind::Input => 0,
+        BufferKind::Output => 1,
+        BufferKind::Temp(_) => 2,
+    };
+    if !program.buffers.is_sorted_by_key(|buffer| order(buffer.kind)) {
+        errors.push("buffers must be ordered: inputs, outputs, temporaries".to_string());
+    }
+    for buffer in &program.buffers {
+        if let BufferKind::Temp(slot) = buffer.kind
+            && slot as usize >= program.slots.len()
+        {
+            errors.push(format!("the buffer `{}` is in slot {slot}, which does not exist", buffer.name));
+        }
+    }
+    check_steps(program, &program.steps, &mut errors);
+    errors
+        .into_iter()
+        .map(|message| Diagnostic::verify(format!("plan of `{}`: {message}", program.name)))
+        .collect()
+}
+
+fn check_steps(program: &Program, steps: &[plan::Step], errors: &mut Vec<String>) {
+    for step in steps {
+        match step {
+            plan::Step::Launch { kernel, args } => match program.kernels.get(*kernel as usize) {
+                None => errors.push(format!("kernel {kernel} does not exist")),
+                Some(func) => check_args(program, func, args, errors),
+            },
+            plan::Step::Loop { body, swaps, .. } => {
+                check_steps(program, body, errors);
+                for (a, b) in swaps {
+                    let both = [a, b].map(|id| program.buffers.get(id.0 as usize));
+                    match both {
+                        [Some(a), Some(b)] if is_temp(a) && is_temp(b) => {}
+                        _ => errors.push(format!("buffers {} and {} cannot be swapped", a.0, b.0)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_temp(buffer: &plan::Buffer) -> bool {
+    matches!(buffer.kind, BufferKind::Temp(_))
+}
+
+fn check_args(program: &Program, func: &kernel::Func, args: &[plan::Arg], errors: &mut Vec<String>) {
+    if func.params.len() != args.len() {
+        let (expected, found) = (func.params.len(), args.len());
+        errors.push(format!("the kernel `{}` takes {expected} arguments, found {found}", func.name));
+    }
+    for (param, arg) in func.params.iter().zip(args) {
+        let Some(buffer) = program.buffers.get(arg.buffer.0 as usize) else {
+            errors.push(format!("buffer {} does not exist", arg.buffer.0));
+            continue;
+        };
+        if buffer.dtype != param.dtype {
+            errors.push(format!(
+                "`{}` of the kernel `{}` is {}, the buffer `{}` is {}",
+                param.name, func.name, param.dtype, buffer.name, buffer.dtype
+            ));
+        }
+        if param.access != Access::Read && buffer.kind == BufferKind::Input {
+            errors.push(format!("the kernel `{}` writes the input `{}`", func.name, buffer.name));
+        }
+    }
+}
+
+/// The plan in numbers.
+///
+/// Errors: a size that is missing or out of its bounds (the user's), and whatever overflows or does not fit.
+pub(crate) fn resolve(program: &Program, sizes: &SizeEnv) -> Result<Resolved, Diagnostic> {
+    check_bounds(program, sizes)?;
+    let mut shapes = Vec::with_capacity(program.buffers.len());
+    let mut buffer_bytes = Vec::with_capacity(program.buffers.len());
+    for buffer in &program.buffers {
+        let shape = eval_shape(&buffer.shape, sizes)?;
+        buffer_bytes.push(size_bytes(&shape, buffer.dtype.size_bytes())?);
+        shapes.push(shape);
+    }
+    let mut slot_bytes = Vec::with_capacity(program.slots.len());
+    for slot in &program.slots {
+        let sizes_of_users: Result<Vec<i64>, DimError> = slot.iter().map(|dim| dim.eval(sizes)).collect();
+        let largest = sizes_of_users.map_err(overflow)?.into_iter().max().unwrap_or(0);
+        slot_bytes.push(largest.max(0) as u64);
+    }
+    for (buffer, bytes) in program.buffers.iter().zip(&buffer_bytes) {
+        if let BufferKind::Temp(slot) = buffer.kind
+            && slot_bytes[slot as usize] < *bytes
+        {
+            let message = format!("the buffer `{}` of {bytes} bytes does not fit its slot", buffer.name);
+            return Err(Diagnostic::verify(message));
+        }
+    }
+    let mut kernels = Vec::with_capacity(program.kernels.len());
+    let mut scratch_bytes = 0;
+    for func in &program.kernels {
+        let (kernel, scratch) = resolve_kernel(func, sizes)?;
+        scratch_bytes = scratch_bytes.max(scratch);
+        kernels.push(kernel);
+    }
+    let mut resolved = Resolved {
+        sizes: sizes.clone(),
+        shapes,
+        buffer_bytes,
+        slot_bytes,
+        scratch_bytes,
+        kernels,
+        steps: vec![],
+    };
+    resolved.steps = resolve_steps(program, &resolved, &program.steps)?;
+    Ok(resolved)
+}
+
+fn check_bounds(program: &Program, sizes: &SizeEnv) -> Result<(), Diagnostic> {
+    for decl in &program.sizes {
+        let Some(value) = sizes.get(&decl.name) else {
+            let message = format!("the size `{}` has no value, and no input's shape says it", decl.name);
+            return Err(Diagnostic::input(Span::NONE, message));
+        };
+        let (lo, hi) = decl.bounds;
+        if *value < lo || *value > hi {
+            let message = format!("the size `{}` must be in {lo}..={hi}, found {value}", decl.name);
+            return Err(Diagnostic::input(Span::NONE, message));
+        }
+    }
+    Ok(())
+}
+
+fn overflow(error: DimError) -> Diagnostic {
+    Diagnostic::input(Span::NONE, error.to_string())
+}
+
+fn eval_shape(shape: &[Dim], sizes: &SizeEnv) -> Result<Vec<i64>, Diagnostic> {
+    shape.iter().map(|dim| dim.eval(sizes)).collect::<Result<_, _>>().map_err(overflow)
+}
+
+fn size_bytes(shape: &[i64], elem_bytes: u64) -> Result<u64, Diagnostic> {
+    let n_elems = n_elems(shape).map_err(|message| Diagnostic::input(Span::NONE, message))?;
+    // Byte offsets are signed in plans and in machine code.
+    let bytes = n_elems.checked_mul(elem_bytes).filter(|bytes| *bytes <= i64::MAX as u64);
+    bytes.ok_or_else(|| {
+        Diagnostic::input(Span::NONE, format!("an array of shape {shape:?} has more bytes than memory has"))
+    })
+}
+
+fn resolve_kernel(func: &kernel::Func, sizes: &SizeEnv) -> Result<(Kernel, u64), Diagnostic> {
+    let values: Result<Vec<i64>, Diagnostic> = func
+        .sizes
+        .iter()
+        .map(|name| {
+            let value = sizes.get(name).copied();
+            value.ok_or_else(|| {
+                Diagnostic::verify(format!("the kernel `{}` takes an unknown size `{name}`", func.name))
+            })
+        })
+        .collect();
+    let mut param_bytes = 0u64;
+    for param in &func.params {
+        let bytes = size_bytes(&eval_shape(&param.shape, sizes)?, param.dtype.size_bytes())?;
+        param_bytes = param_bytes.saturating_add(bytes);
+    }
+    let n_tiles = abi::n_tiles(func, sizes).map_err(overflow)?;
+    let scratch = abi::scratch_bytes(func, sizes).map_err(overflow)?;
+    Ok((Kernel { sizes: values?, n_tiles, param_bytes }, scratch))
+}
+
+fn resolve_steps(
+    program: &Program,
+    resolved: &Resolved,
+    steps: &[plan::Step],
+) -> Result<Vec<Step>, Diagnostic> {
+    steps.iter().map(|step| resolve_step(program, resolved, step)).collect()
+}
+
+fn resolve_step(program: &Program, resolved: &Resolved, step: &plan::Step) -> Result<Step, Diagnostic> {
+    let sizes = &resolved.sizes;
+    match step {
+        plan::Step::Launch { kernel, args } => {
+            let kernel = *kernel as usize;
+            let params = &program.kernels[kernel].params;
+            let args: Result<Vec<Arg>, Diagnostic> =
+                args.iter().zip(params).map(|(arg, param)| resolve_arg(arg, param, resolved)).collect();
+            Ok(Step::Launch { kernel, args: args? })
+        }
+        plan::Step::Loop { var, trip, body, swaps } => {
+            let swaps: Vec<(usize, usize)> =
+                swaps.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
+            for (a, b) in &swaps {
+                if resolved.buffer_bytes[*a] != resolved.buffer_bytes[*b] {
+                    let names = [a, b].map(|idx| program.buffers[*idx].name.to_string());
+                    let message =
+                        format!("the buffers `{}` are swapped and differ in size", names.join("`, `"));
+                    return Err(Diagnostic::verify(message));
+                }
+            }
+            let trip = Number::new(trip, sizes).map_err(overflow)?;
+            Ok(Step::Loop { var: var.clone(), trip, body: resolve_steps(program, resolved, body)?, swaps })
+        }
+    }
+}
+
+fn resolve_arg(arg: &plan::Arg, param: &kernel::Param, resolved: &Resolved) -> Result<Arg, Diagnostic> {
+    let elem_bytes = param.dtype.size_bytes();
+    let needed_bytes = size_bytes(&eval_shape(&param.shape, &resolved.sizes)?, elem_bytes)?;
+    let offset_bytes = arg.offset.mul(&Dim::constant(elem_bytes as i64));
+    let offset_bytes = Number::new(&offset_bytes, &resolved.sizes).map_err(overflow)?;
+    let resolved_arg = Arg { buffer: arg.buffer.0 as usize, offset_bytes, needed_bytes };
+    if let Number::Const(_) = resolved_arg.offset_bytes {
+        resolved_arg.offset_bytes(&SizeEnv::new(), resolved.buffer_bytes[resolved_arg.buffer])?;
+    }
+    Ok(resolved_arg)
+}
