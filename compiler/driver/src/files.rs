@@ -12,7 +12,7 @@ pub fn write_atomically(
     path: &Path,
     body: impl FnOnce(&mut File) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path)?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(".birkhoff-").suffix(".tmp");
     #[cfg(unix)]
@@ -21,6 +21,17 @@ pub fn write_atomically(
     body(temp.as_file_mut())?;
     temp.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// The folder that holds `path`.
+///
+/// Errors: it is not there; said here, because the system would name the temporary file.
+fn folder_of(path: &Path) -> std::io::Result<&Path> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    Err(std::io::Error::other(format!("there is no folder `{}`", folder.display())))
 }
 
 /// Writes a folder of files: all are made in a temporary folder beside it first, and then moved in.

@@ -220,7 +220,7 @@ pub fn lower(
     verify(module).map_err(fail)?;
     let (bound, func) = spec.bind(module)?;
     verify(&bound).map_err(fail)?;
-    check_sizes(&bound).map_err(fail)?;
+    check_sizes(&bound, func).map_err(fail)?;
     stages.timings.push(("bind", start.elapsed()));
     stages.tensor = Some((bound.clone(), func));
     if until == Stage::Tensor {
@@ -252,8 +252,8 @@ pub fn lower(
 /// No tensor has more bytes than a processor can address: sizes beyond that are mistakes, and arithmetic on them overflows.
 const MAX_TENSOR_BYTES: i64 = 1 << 47;
 
-/// Refuses tensors that are too large at the smallest run-time sizes, the first of each function.
-fn check_sizes(module: &Module) -> Result<(), Diagnostics> {
+/// Refuses tensors that are too large at the smallest run-time sizes: the first one of `func` and of each loop body.
+fn check_sizes(module: &Module, func: FuncId) -> Result<(), Diagnostics> {
     let smallest = module.dims.iter().filter_map(|decl| match decl.kind {
         DimKind::RunTime { lo, .. } => Some((decl.name.clone(), lo)),
         DimKind::Static(_) => None,
@@ -267,7 +267,8 @@ fn check_sizes(module: &Module) -> Result<(), Diagnostics> {
         bytes.is_none_or(|bytes| bytes > MAX_TENSOR_BYTES)
     };
     let mut errors = Vec::new();
-    for func in &module.funcs {
+    let others = module.funcs.iter().filter(|func| !func.exported);
+    for func in std::iter::once(module.func(func)).chain(others) {
         let Some(value) = func.values.iter().find(|value| is_too_large(&value.ty)) else { continue };
         let span = match value.def {
             Def::Input(idx) => func.inputs.get(idx as usize).map_or(func.span, |input| input.span),
