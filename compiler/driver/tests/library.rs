@@ -1,9 +1,10 @@
 //! The library as users meet it.
 
-mod support;
+#[path = "support/ratio.rs"]
+mod ratio;
 
 use birkhoff::{Inputs, Options, OutputsMut, Pool, Spec, Syntax, Target, Template, compile};
-use support::RATIO;
+use ratio::RATIO;
 
 fn ratio() -> Spec {
     Spec::parse(Syntax::Ir, "ratio.bir", RATIO).unwrap()
