@@ -3,7 +3,10 @@
 //! Deliberately absent: instructions (crate `birkhoff-codegen`), memory and devices (`birkhoff-runtime`), files and terminals
 //! (`birkhoff`).
 
+pub mod cost;
+pub mod eqsat;
 pub mod expand;
 pub mod lower;
 pub mod schedule;
+pub mod simplify;
 pub mod spec;

@@ -1,0 +1,362 @@
+//! Chooses one term per class, so that what the outputs need is cheap.
+//!
+//! In: a saturated graph and weights. Out: a [`Choice`]. Shared values count once (greedy DAG extraction, then swaps of single
+//! terms as long as they pay). The cost of a term is local; the real price of a choice is asked from the cost model by the
+//! caller. Ties go to terms of the original program, then to the smaller structural hash, so that class numbers decide nothing.
+
+use super::term::{Graph, Head, Term, type_of};
+use crate::cost;
+use birkhoff_ir::tensor::OpKind;
+use egg::Id;
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+
+/// What terms cost.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Weights {
+    /// Of one addition.
+    pub flops: f64,
+    /// Of one byte read or written by an op that does not fuse.
+    pub bytes: f64,
+    /// Of a term.
+    pub terms: f64,
+}
+
+/// Different views of what is dear, in the order in which their choices are tried.
+pub const WEIGHTINGS: [Weights; 3] = [
+    Weights { flops: 1.0, bytes: 0.5, terms: 1e-2 },
+    Weights { flops: 0.05, bytes: 1.0, terms: 1e-2 },
+    Weights { flops: 1e-9, bytes: 1e-9, terms: 1.0 },
+];
+
+/// The chosen term of every class that has one, by class number.
+pub type Choice = BTreeMap<Id, Term>;
+
+struct Candidate {
+    term: Term,
+    children: Vec<usize>,
+    flops: f64,
+    bytes: f64,
+    /// True for terms of the original program.
+    original: bool,
+    /// Hash of op and attributes, independent of numbers given on the way.
+    hash: u64,
+}
+
+/// The terms that may be chosen, prepared once for all weightings.
+pub struct Terms {
+    ids: Vec<Id>,
+    classes: Vec<Vec<Candidate>>,
+    root: usize,
+}
+
+impl Terms {
+    /// The primitive terms of all classes below `root`. `original` holds the terms of the original program.
+    pub fn of(graph: &Graph, root: Id, original: &HashSet<Term>) -> Terms {
+        let mut ids: Vec<Id> = graph.classes().map(|class| class.id).collect();
+        ids.sort_unstable();
+        let place: HashMap<Id, usize> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+        let mut flops = BTreeMap::new();
+        let classes = ids
+            .iter()
+            .map(|id| {
+                let mut candidates = vec![];
+                for term in graph[*id].iter() {
+                    let mut term = term.clone();
+                    term.args.iter_mut().for_each(|arg| *arg = graph.find(*arg));
+                    if term.kind().is_some_and(OpKind::is_composite) || term.args.contains(id) {
+                        continue;
+                    }
+                    let children = term.args.iter().map(|arg| place[arg]).collect();
+                    let (work, bytes) = local_cost(graph, *id, &term, &mut flops);
+                    let mut hasher = DefaultHasher::new();
+                    match term.head {
+                        Head::Op(_, op) => graph.analysis.op(op).hash(&mut hasher),
+                        other => other.hash(&mut hasher),
+                    }
+                    let original = original.contains(&term);
+                    candidates.push(Candidate { term, children, flops: work, bytes, original, hash: hasher.finish() });
+                }
+                candidates
+            })
+            .collect();
+        Terms { root: place[&graph.find(root)], ids, classes }
+    }
+
+    /// The cheapest choice under `weights` that was found; `None` if some output has no primitive term.
+    pub fn choose(&self, weights: &Weights) -> Option<Choice> {
+        self.cheapest(&self.costs(weights))
+    }
+
+    /// A choice that is cheapest when terms cost random amounts.
+    pub fn sample(&self, seed: u64) -> Option<Choice> {
+        let cost = |term: &Candidate| {
+            let mut hasher = DefaultHasher::new();
+            (seed, term.hash, &term.children).hash(&mut hasher);
+            1.0 + (hasher.finish() % 1024) as f64
+        };
+        let cost: Vec<Vec<f64>> = self.classes.iter().map(|terms| terms.iter().map(cost).collect()).collect();
+        self.cheapest(&cost)
+    }
+
+    fn cheapest(&self, cost: &[Vec<f64>]) -> Option<Choice> {
+        let tree = self.by_tree(cost);
+        tree[self.root]?;
+        // Once from the original program, whose sharing a tree cannot see, and once from the best trees.
+        let original: Vec<Option<usize>> = (0..self.classes.len())
+            .map(|class| self.classes[class].iter().position(|term| term.original).or(tree[class]))
+            .collect();
+        let mut best: Option<(f64, Vec<Option<usize>>)> = None;
+        for start in [original, tree] {
+            let mut picks = self.by_dag(cost, &start);
+            if self.order(&picks).is_none() {
+                picks = start;
+            }
+            let Some(total) = self.swap(cost, &mut picks) else { continue };
+            if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-9)) {
+                best = Some((total, picks));
+            }
+        }
+        let (_, picks) = best?;
+        let order = self.order(&picks)?;
+        let chosen = |class: &usize| {
+            let pick = picks[*class]?;
+            Some((self.ids[*class], self.classes[*class][pick].term.clone()))
+        };
+        order.iter().map(chosen).collect()
+    }
+
+    /// The cost of every term, nonzero, with a small bonus for original ones.
+    fn costs(&self, weights: &Weights) -> Vec<Vec<f64>> {
+        let cost = |term: &Candidate| {
+            let novelty = if term.original { 1.0 } else { 1.001 };
+            (term.flops * weights.flops + term.bytes * weights.bytes + weights.terms) * novelty
+        };
+        self.classes.iter().map(|terms| terms.iter().map(cost).collect()).collect()
+    }
+
+    /// Bottom up, counting shared values as often as they are used.
+    fn by_tree(&self, cost: &[Vec<f64>]) -> Vec<Option<usize>> {
+        let n = self.classes.len();
+        let mut best: Vec<Option<(f64, u64, usize)>> = vec![None; n];
+        // Enough passes for any graph whose classes are nearly in order; ties may go on exchanging hashes for ever.
+        for _ in 0..n.min(200) {
+            let mut changed = false;
+            for class in 0..n {
+                for (pick, term) in self.classes[class].iter().enumerate() {
+                    let mut total = cost[class][pick];
+                    let mut hasher = DefaultHasher::new();
+                    term.hash.hash(&mut hasher);
+                    let mut keys: Vec<u64> = Vec::with_capacity(term.children.len());
+                    let complete = term.children.iter().all(|child| match best[*child] {
+                        Some((below, key, _)) => {
+                            total += below;
+                            keys.push(key);
+                            true
+                        }
+                        None => false,
+                    });
+                    if !complete {
+                        continue;
+                    }
+                    keys.sort_unstable();
+                    keys.hash(&mut hasher);
+                    let found = (total, hasher.finish(), pick);
+                    if is_better(found, best[class]) {
+                        best[class] = Some(found);
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        best.into_iter().map(|best| best.map(|(.., pick)| pick)).collect()
+    }
+
+    /// From the choice `start`, counting what a class needs once (greedy DAG).
+    fn by_dag(&self, cost: &[Vec<f64>], start: &[Option<usize>]) -> Vec<Option<usize>> {
+        let n = self.classes.len();
+        let words = n.div_ceil(64);
+        let mut picks = start.to_vec();
+        let mut sets: Vec<Vec<u64>> = vec![vec![]; n];
+        let mut totals = vec![f64::INFINITY; n];
+        let own = |picks: &[Option<usize>], class: usize| picks[class].map_or(0.0, |pick| cost[class][pick]);
+        let all: Vec<usize> = (0..n).filter(|class| start[*class].is_some()).collect();
+        for class in self.order_of(start, &all).unwrap_or_default() {
+            let Some(pick) = start[class] else { continue };
+            sets[class] = self.union(&sets, class, pick, words);
+            totals[class] = bits(&sets[class]).map(|member| own(start, member)).sum();
+        }
+        for _ in 0..3 {
+            let mut changed = false;
+            for class in 0..n {
+                for (pick, term) in self.classes[class].iter().enumerate() {
+                    if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty()) {
+                        continue;
+                    }
+                    if term.children.iter().any(|child| holds(&sets[*child], class)) {
+                        continue;
+                    }
+                    let set = self.union(&sets, class, pick, words);
+                    let below: f64 = bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
+                    let total = below + cost[class][pick];
+                    if total < totals[class] * (1.0 - 1e-9) {
+                        (picks[class], sets[class], totals[class]) = (Some(pick), set, total);
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        picks
+    }
+
+    fn union(&self, sets: &[Vec<u64>], class: usize, pick: usize, words: usize) -> Vec<u64> {
+        let mut set = vec![0u64; words];
+        set[class / 64] |= 1 << (class % 64);
+        for child in &self.classes[class][pick].children {
+            for (word, other) in set.iter_mut().zip(&sets[*child]) {
+                *word |= other;
+            }
+        }
+        set
+    }
+
+    /// Swaps single terms as long as the cost of everything that the root needs falls. Returns that cost.
+    fn swap(&self, cost: &[Vec<f64>], picks: &mut [Option<usize>]) -> Option<f64> {
+        let total = |picks: &[Option<usize>]| -> Option<f64> {
+            Some(self.order(picks)?.iter().filter_map(|class| Some(cost[*class][picks[*class]?])).sum())
+        };
+        let mut now = total(picks)?;
+        for _ in 0..3 {
+            let mut changed = false;
+            for class in self.order(picks).unwrap_or_default() {
+                for pick in 0..self.classes[class].len() {
+                    let before = picks[class];
+                    // A dearer term can only pay by making what lies below it unnecessary, never by more than it costs.
+                    if before == Some(pick) || cost[class][pick] >= now {
+                        continue;
+                    }
+                    picks[class] = Some(pick);
+                    match total(picks) {
+                        Some(then) if then < now * (1.0 - 1e-9) => {
+                            now = then;
+                            changed = true;
+                        }
+                        _ => picks[class] = before,
+                    }
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        Some(now)
+    }
+
+    /// Classes that the root needs, operands first; `None` if they need each other, or one has no term.
+    fn order(&self, picks: &[Option<usize>]) -> Option<Vec<usize>> {
+        self.order_of(picks, &[self.root])
+    }
+
+    fn order_of(&self, picks: &[Option<usize>], roots: &[usize]) -> Option<Vec<usize>> {
+        let mut state = vec![0u8; self.classes.len()];
+        let mut order = vec![];
+        for root in roots {
+            let mut stack = vec![(*root, 0)];
+            while let Some((class, next)) = stack.pop() {
+                if next == 0 {
+                    match state[class] {
+                        2 => continue,
+                        1 => return None,
+                        _ => state[class] = 1,
+                    }
+                }
+                match self.classes[class][picks[class]?].children.get(next) {
+                    Some(child) => {
+                        stack.push((class, next + 1));
+                        if state[*child] == 1 {
+                            return None;
+                        }
+                        if state[*child] == 0 {
+                            stack.push((*child, 0));
+                        }
+                    }
+                    None => {
+                        state[class] = 2;
+                        order.push(class);
+                    }
+                }
+            }
+        }
+        Some(order)
+    }
+}
+
+/// Cheaper by more than rounding, or as cheap with a smaller hash.
+fn is_better(found: (f64, u64, usize), best: Option<(f64, u64, usize)>) -> bool {
+    let Some(best) = best else { return true };
+    let slack = best.0 * 1e-12;
+    found.0 < best.0 - slack || (found.0 <= best.0 + slack && found.1 < best.1)
+}
+
+fn bits(set: &[u64]) -> impl Iterator<Item = usize> + '_ {
+    set.iter().enumerate().flat_map(|(place, word)| {
+        let mut rest = *word;
+        std::iter::from_fn(move || {
+            let bit = rest.trailing_zeros();
+            rest &= rest.wrapping_sub(1);
+            (bit < 64).then_some(place * 64 + bit as usize)
+        })
+    })
+}
+
+fn holds(set: &[u64], member: usize) -> bool {
+    set.get(member / 64).is_some_and(|word| word >> (member % 64) & 1 == 1)
+}
+
+/// Additions, and bytes of ops that do not fuse.
+fn local_cost(
+    graph: &Graph,
+    id: Id,
+    term: &Term,
+    known: &mut BTreeMap<birkhoff_ir::tensor::FuncId, f64>,
+) -> (f64, f64) {
+    let Head::Op(kind, op) = term.head else { return (0.0, 0.0) };
+    let world = &graph.analysis;
+    let op = world.op(op);
+    let sizes = &world.sizes;
+    let types: Vec<_> = term.args.iter().filter_map(|arg| type_of(graph, *arg)).collect();
+    let mut distinct = term.args.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let args: Vec<f64> = types.iter().map(|ty| cost::elements(ty, sizes)).collect();
+    let results = &graph[id].data.results;
+    let result: f64 = results.iter().map(|(ty, _)| cost::elements(world.ty(*ty), sizes)).sum();
+    let mut spec_size = 0.0;
+    if let Some(spec) = op.einsum() {
+        let mut extents: BTreeMap<char, f64> = BTreeMap::new();
+        for (labels, ty) in spec.inputs.iter().zip(&types) {
+            extents.extend(labels.iter().copied().zip(ty.shape.iter().map(|dim| cost::size_of(dim, sizes))));
+        }
+        spec_size = extents.values().product();
+    }
+    let flops = match (kind, op.body()) {
+        (OpKind::Loop, Some(body)) => {
+            let trip = op.dim(&world.module, "trip").map_or(1.0, |dim| cost::size_of(&dim, sizes));
+            trip * cost::func_flops(&world.module, body, sizes, known)
+        }
+        _ => cost::op_flops(kind, spec_size, &args, result),
+    };
+    if cost::is_fused(kind) {
+        return (flops, 0.0);
+    }
+    let read = distinct.iter().filter_map(|arg| type_of(graph, *arg)).map(|ty| cost::bytes_of(ty, sizes)).sum::<f64>();
+    let written: f64 = results.iter().map(|(ty, _)| cost::bytes_of(world.ty(*ty), sizes)).sum();
+    (flops, read + written)
+}
