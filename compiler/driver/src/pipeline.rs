@@ -163,18 +163,29 @@ pub fn compile_observed(
         _ => Stage::Plan,
     };
     let mut stages = lower(spec, options, until, observe)?;
-    let (signature, engine) = match (options.target, &stages.tensor, stages.program.take()) {
-        (Target::Cpu, _, Some(program)) => {
-            observe(Stage::Asm);
-            let signature = Signature::of_program(&program);
-            let executable = emit(program, options, &mut stages).map_err(|errors| spec.error(errors))?;
-            (signature, Engine::Cpu(executable))
-        }
-        (_, _, Some(program)) => (Signature::of_program(&program), Engine::Kernels(program)),
-        (_, Some((module, func)), None) => {
+    let (signature, engine) = match (stages.tensor.as_ref(), stages.program.take()) {
+        (Some((module, func)), None) => {
             (Signature::of_func(module, *func), Engine::Tensor(module.clone(), *func))
         }
-        (_, None, None) => return Err(Diagnostic::verify("a spec became neither a module nor a plan").into()),
+        (tensor, Some(program)) => {
+            let of_program = Signature::of_program(&program);
+            // A plan renames arrays where an output has the name of an input; users know them by the module's names.
+            let signature = match tensor {
+                Some((module, func)) => {
+                    Signature { sizes: of_program.sizes, ..Signature::of_func(module, *func) }
+                }
+                None => of_program,
+            };
+            observe(Stage::Asm);
+            let engine = match options.target {
+                Target::Cpu => {
+                    Engine::Cpu(emit(program, options, &mut stages).map_err(|errors| spec.error(errors))?)
+                }
+                _ => Engine::Kernels(program),
+            };
+            (signature, engine)
+        }
+        (None, None) => return Err(Diagnostic::verify("a spec became neither a module nor a plan").into()),
     };
     let (given, source) = (spec.given_sizes(), spec.source().cloned());
     Ok(Function { signature, engine, given, stages, source })
