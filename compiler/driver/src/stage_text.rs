@@ -14,7 +14,7 @@ use birkhoff_ir::{kernel, tensor};
 
 /// The text of one stage, as `inspect` prints it.
 ///
-/// Errors: as [`compile`]; a stage that the spec's level does not have (input), or that this build lacks (device).
+/// Errors: as [`compile`](crate::compile); a stage that the spec's level does not have (input), or that this build lacks (device).
 pub fn stage_text(
     spec: &Spec,
     options: &Options,
