@@ -109,8 +109,8 @@ pub fn op_flops(kind: OpKind, spec_size: f64, args: &[f64], result: f64) -> f64 
         OpKind::ReduceSum | OpKind::ReduceProd | OpKind::ReduceMax | OpKind::ReduceMin => {
             args.first().copied().unwrap_or(0.0)
         }
-        // One fused multiply-add per term; a further operand is a further multiplication.
-        OpKind::Contract => spec_size * (args.len().max(2) - 1) as f64,
+        // As many as a product and a sum that are written out.
+        OpKind::Contract => spec_size * args.len() as f64,
         OpKind::Solve | OpKind::Qr => args.iter().product::<f64>().sqrt() * 8.0,
         _ => result,
     }

@@ -86,14 +86,39 @@ impl Terms {
 
     /// The cheapest choice under `weights` that was found; `None` if some output has no primitive term.
     pub fn choose(&self, weights: &Weights) -> Option<Choice> {
-        let cost = self.costs(weights);
-        let tree = self.by_tree(&cost);
+        self.cheapest(&self.costs(weights))
+    }
+
+    /// A choice that is cheapest when terms cost random amounts.
+    pub fn sample(&self, seed: u64) -> Option<Choice> {
+        let cost = |term: &Candidate| {
+            let mut hasher = DefaultHasher::new();
+            (seed, term.hash, &term.children).hash(&mut hasher);
+            1.0 + (hasher.finish() % 1024) as f64
+        };
+        let cost: Vec<Vec<f64>> = self.classes.iter().map(|terms| terms.iter().map(cost).collect()).collect();
+        self.cheapest(&cost)
+    }
+
+    fn cheapest(&self, cost: &[Vec<f64>]) -> Option<Choice> {
+        let tree = self.by_tree(cost);
         tree[self.root]?;
-        let mut picks = self.by_dag(&cost, &tree);
-        if self.order(&picks).is_none() {
-            picks = tree;
+        // Once from the original program, whose sharing a tree cannot see, and once from the best trees.
+        let original: Vec<Option<usize>> = (0..self.classes.len())
+            .map(|class| self.classes[class].iter().position(|term| term.original).or(tree[class]))
+            .collect();
+        let mut best: Option<(f64, Vec<Option<usize>>)> = None;
+        for start in [original, tree] {
+            let mut picks = self.by_dag(cost, &start);
+            if self.order(&picks).is_none() {
+                picks = start;
+            }
+            let Some(total) = self.swap(cost, &mut picks) else { continue };
+            if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-9)) {
+                best = Some((total, picks));
+            }
         }
-        self.swap(&cost, &mut picks);
+        let (_, picks) = best?;
         let order = self.order(&picks)?;
         let chosen = |class: &usize| {
             let pick = picks[*class]?;
@@ -202,12 +227,12 @@ impl Terms {
         set
     }
 
-    /// Swaps single terms as long as the cost of everything that the root needs falls.
-    fn swap(&self, cost: &[Vec<f64>], picks: &mut [Option<usize>]) {
+    /// Swaps single terms as long as the cost of everything that the root needs falls. Returns that cost.
+    fn swap(&self, cost: &[Vec<f64>], picks: &mut [Option<usize>]) -> Option<f64> {
         let total = |picks: &[Option<usize>]| -> Option<f64> {
             Some(self.order(picks)?.iter().filter_map(|class| Some(cost[*class][picks[*class]?])).sum())
         };
-        let Some(mut now) = total(picks) else { return };
+        let mut now = total(picks)?;
         for _ in 0..3 {
             let mut changed = false;
             for class in self.order(picks).unwrap_or_default() {
@@ -231,6 +256,7 @@ impl Terms {
                 break;
             }
         }
+        Some(now)
     }
 
     /// Classes that the root needs, operands first; `None` if they need each other, or one has no term.
@@ -306,6 +332,9 @@ fn local_cost(
     let op = world.op(op);
     let sizes = &world.sizes;
     let types: Vec<_> = term.args.iter().filter_map(|arg| type_of(graph, *arg)).collect();
+    let mut distinct = term.args.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
     let args: Vec<f64> = types.iter().map(|ty| cost::elements(ty, sizes)).collect();
     let results = &graph[id].data.results;
     let result: f64 = results.iter().map(|(ty, _)| cost::elements(world.ty(*ty), sizes)).sum();
@@ -327,7 +356,7 @@ fn local_cost(
     if cost::is_fused(kind) {
         return (flops, 0.0);
     }
-    let read: f64 = types.iter().map(|ty| cost::bytes_of(ty, sizes)).sum();
+    let read = distinct.iter().filter_map(|arg| type_of(graph, *arg)).map(|ty| cost::bytes_of(ty, sizes)).sum::<f64>();
     let written: f64 = results.iter().map(|(ty, _)| cost::bytes_of(world.ty(*ty), sizes)).sum();
     (flops, read + written)
 }

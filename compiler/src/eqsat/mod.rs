@@ -48,6 +48,8 @@ pub struct Options {
     pub without_rules: Vec<String>,
     /// Find the chain of rules from the original to the result; costs a second run with explanations.
     pub explain: bool,
+    /// For tests: instead of the cheapest program, one drawn with this seed from all that were found equal.
+    pub sample: Option<u64>,
 }
 
 /// The result.
@@ -139,7 +141,7 @@ pub fn optimize(
         chain: done.chain,
         applied: session.applied,
     };
-    if report.cost_after.total > cost_before.total {
+    if report.cost_after.total > cost_before.total && options.sample.is_none() {
         // Bodies that are cheaper alone were dearer in their place.
         report.cost_after = cost_before;
         report.chain.clear();
@@ -198,8 +200,14 @@ impl Session<'_> {
         let origins = Origins::of(graph, flat, &loaded.classes);
         let terms = Terms::of(graph, loaded.root, &origins.terms());
         let mut candidates = vec![(merge_equal_nodes(&flat.func), None)];
-        for weights in &WEIGHTINGS {
-            let Some(choice) = terms.choose(weights) else { continue };
+        let choices = match self.options.sample {
+            Some(seed) => {
+                candidates.clear();
+                vec![terms.sample(seed)]
+            }
+            None => WEIGHTINGS.iter().map(|weights| terms.choose(weights)).collect(),
+        };
+        for choice in choices.into_iter().flatten() {
             let Some(func) = emit(graph, &choice, loaded.root, flat, &origins) else { continue };
             if !candidates.iter().any(|(other, _)| *other == func) {
                 candidates.push((func, Some(choice)));

@@ -204,7 +204,8 @@ impl Rewriter<'_> {
         self.broadcast(x, shape.to_vec(), axes)
     }
 
-    /// Builds the right side `pattern`; numbers take the type of the match's root.
+    /// Builds the right side `pattern`: an op with a name is the one that the left side called so, with its attributes;
+    /// numbers take the type of the match's root.
     pub fn instantiate(&mut self, pattern: &Pattern, m: &Match) -> Option<Id> {
         match pattern {
             Pattern::Var(name) => Some(m.var(*name)),
@@ -212,12 +213,12 @@ impl Rewriter<'_> {
                 let ty = self.ty(m.root)?;
                 self.constant(Scalar::Float(*value), &ty)
             }
-            Pattern::Apply { head, args, .. } => {
+            Pattern::Apply { head, args, name } => {
                 let Operands::All(args) = args else { return None };
                 let ids: Option<Vec<Id>> = args.iter().map(|arg| self.instantiate(arg, m)).collect();
-                let op = match head {
-                    Family::Op(kind) => Op::plain(*kind),
-                    Family::Same(name) => self.op(m, *name)?,
+                let op = match (name, head) {
+                    (Some(name), _) => self.op(m, *name)?,
+                    (None, Family::Op(kind)) => Op::plain(*kind),
                     _ => return None,
                 };
                 self.add(&op, &ids?)

@@ -160,9 +160,15 @@ fn apply(graph: &mut Graph, rules: &[&Compiled], found: &[(usize, Match)], limit
             break;
         }
         let compiled = rules[*number];
+        let sound = graph.analysis.conflict.is_none();
         if apply_one(graph, compiled, m) {
             changed = true;
             *run.applied.entry(compiled.rule.name).or_insert(0) += 1;
+        }
+        if let Some(conflict) = &mut graph.analysis.conflict
+            && sound
+        {
+            conflict.message = format!("rule {}: {}", compiled.rule.name, conflict.message);
         }
     }
     changed

@@ -49,11 +49,11 @@ fn sort_operands(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     let spec = cx.contraction(m.term('c')?)?;
     let mut sorted = spec.clone();
     sorted.inputs.iter_mut().for_each(|(_, id)| *id = cx.graph.find(*id));
+    // Labels are only names: what counts is their places in the result. `tk,ko->to` is in order.
     let place = |labels: &[char]| -> Vec<usize> {
-        // Labels are only names: compare them by their places in the result.
         labels.iter().map(|label| spec.output.iter().position(|other| other == label).unwrap_or(usize::MAX)).collect()
     };
-    sorted.inputs.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| place(&a.0).cmp(&place(&b.0))));
+    sorted.inputs.sort_by_cached_key(|(labels, id)| (place(labels).into_iter().min(), labels.len(), *id, place(labels)));
     if sorted.inputs == spec.inputs { None } else { cx.contract(&sorted) }
 }
 
