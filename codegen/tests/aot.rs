@@ -168,6 +168,9 @@ fn c_programs_compute_what_the_plan_evaluator_says() {
             check(dir.path(), &program, &sizes[..program.sizes.len()]);
         }
         // Sizes out of bounds are refused before anything is touched.
+        if program.sizes.iter().all(|size| size.bounds.0 <= 0) {
+            continue;
+        }
         let words = vec!["0".to_string(); program.sizes.len()];
         let output =
             Command::new(dir.path().join("main")).current_dir(dir.path()).args(words).output().unwrap();

@@ -4,7 +4,7 @@
 //! Assumes dtypes as [`ScalarOp::infer`] gives them. Integer operations never trap.
 
 use super::emit::Emitter;
-use super::value::{Val, chunk_type, n_chunks, scalar_type, vector_type};
+use super::value::{Val, chunk_type, n_chunks, scalar_bits, scalar_type, vector_type};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Inst, Var, math};
@@ -53,7 +53,8 @@ impl Emitter<'_, '_> {
         args: &[(Val, DType)],
     ) -> Result<Val, Diagnostic> {
         let operand = args[args.len() - 1].1;
-        if !operand.is_float()
+        let exact = matches!(op, ScalarOp::Neg | ScalarOp::Abs);
+        if (exact || !operand.is_float())
             && let Some(consts) = all_const(args)
         {
             return Ok(Val::Const(scalar::eval(op, operand, &consts)));
@@ -265,6 +266,13 @@ impl Emitter<'_, '_> {
         }
         let wide = vector_type(dtype).lane_bits() == 64;
         let masks = if wide { self.as_mask64(flag)? } else { self.as_lanes(flag, DType::Bool)? };
+        let ty = chunk_type(dtype, self.width());
+        if ty.is_vector() && is_zero(&data[1].0, dtype) {
+            // One mask operation in place of a blend.
+            let on = self.as_lanes(&data[0].0, dtype)?;
+            let pairs: Vec<(Value, Value)> = masks.into_iter().zip(on).collect();
+            return Ok(Val::Lanes(pairs.into_iter().map(|(mask, on)| self.masked(ty, mask, on)).collect()));
+        }
         let on = self.as_lanes(&data[0].0, dtype)?;
         let off = self.as_lanes(&data[1].0, dtype)?;
         let mut chunks = vec![];
@@ -272,6 +280,14 @@ impl Emitter<'_, '_> {
             chunks.push(self.choose(mask, on, off));
         }
         Ok(Val::Lanes(chunks))
+    }
+
+    /// `value` where the mask is set, else 0.
+    fn masked(&mut self, ty: Type, mask: Value, value: Value) -> Value {
+        let int = self.b.func.dfg.value_type(mask);
+        let bits = self.bitcast(int, value);
+        let bits = self.b.ins().band(mask, bits);
+        self.bitcast(ty, bits)
     }
 
     /// `(flag and a) or (not flag and b)`.
@@ -356,6 +372,11 @@ impl Emitter<'_, '_> {
             }
         }
     }
+}
+
+/// True for a constant all of whose bits are 0.
+fn is_zero(val: &Val, dtype: DType) -> bool {
+    matches!(val, Val::Const(value) if scalar_bits(dtype, *value) == 0)
 }
 
 fn all_const(args: &[(Val, DType)]) -> Option<Vec<Scalar>> {
