@@ -2,6 +2,7 @@
 //! its module prints as a text that parses to the same text.
 
 use birkhoff_compiler::spec::parse;
+use birkhoff_ir::tensor::verify::verify;
 use birkhoff_ir::tensor::{Module, text};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ fn module(name: &str, source: &str) -> Module {
 }
 
 fn check(name: &str, source: &str) {
+    verify(&module(name, source)).unwrap_or_else(|errors| panic!("{name}: {errors}"));
     let printed = text::print(&module(name, source));
     let again = text::parse(&printed).unwrap_or_else(|errors| panic!("{}", errors.render(name, &printed)));
     assert_eq!(text::print(&again), printed, "{name}");

@@ -128,7 +128,10 @@ impl Golden {
         let excess =
             |(got, reference): (&f64, &f64)| (got - reference).abs() - bound - per_element * reference.abs();
         // NaN is no number at all: it must not pass as a small difference.
-        let wrong = got.iter().zip(&reference).position(|pair| !(excess(pair) <= 0.0))?;
+        let wrong = got.iter().zip(&reference).position(|pair| {
+            let excess = excess(pair);
+            excess.is_nan() || excess > 0.0
+        })?;
         Some(format!(
             "{stored}[{wrong}] is {:e}, expected {:e} to within {:e}",
             got[wrong], reference[wrong], bound

@@ -12,16 +12,17 @@ use crate::signature::Signature;
 use crate::spec::{Content, Spec};
 use crate::target::Target;
 use birkhoff_codegen::cpu;
-use birkhoff_compiler::cost::Edges;
 use birkhoff_compiler::eqsat::{self, Math, Optimized};
 use birkhoff_compiler::expand::expand;
 use birkhoff_compiler::lower::lower as schedule;
+use birkhoff_compiler::lower::price::KernelCost;
 use birkhoff_compiler::schedule::Target as Machine;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
+use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel;
 use birkhoff_ir::plan::{self, Program};
 use birkhoff_ir::tensor::verify::verify;
-use birkhoff_ir::tensor::{self, FuncId, Module};
+use birkhoff_ir::tensor::{self, Def, DimKind, FuncId, Module, TensorType};
 use birkhoff_runtime::{Executable, Pool};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -179,6 +180,21 @@ pub fn compile_observed(
     Ok(Function { signature, engine, given, stages, source })
 }
 
+/// Compiles a spec to an object for this machine, with its header and manifest.
+///
+/// Errors: as [`compile`], and a function whose name is no C identifier.
+pub fn compile_object(
+    spec: &Spec,
+    options: &Options,
+    observe: &mut dyn FnMut(Stage),
+) -> Result<cpu::Object, Error> {
+    options.target.check()?;
+    let stages = lower(spec, options, Stage::Plan, observe)?;
+    observe(Stage::Asm);
+    let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
+    cpu::object(&program).map_err(|errors| spec.error(errors))
+}
+
 /// Runs the stages up to `until`, as far as the spec's level allows.
 ///
 /// Errors: as [`compile`].
@@ -204,6 +220,7 @@ pub fn lower(
     verify(module).map_err(fail)?;
     let (bound, func) = spec.bind(module)?;
     verify(&bound).map_err(fail)?;
+    check_sizes(&bound, func).map_err(fail)?;
     stages.timings.push(("bind", start.elapsed()));
     stages.tensor = Some((bound.clone(), func));
     if until == Stage::Tensor {
@@ -232,9 +249,41 @@ pub fn lower(
     Ok(stages)
 }
 
+/// No tensor has more bytes than a processor can address: sizes beyond that are mistakes, and arithmetic on them overflows.
+const MAX_TENSOR_BYTES: i64 = 1 << 47;
+
+/// Refuses tensors that are too large at the smallest run-time sizes: the first one of `func` and of each loop body.
+fn check_sizes(module: &Module, func: FuncId) -> Result<(), Diagnostics> {
+    let smallest = module.dims.iter().filter_map(|decl| match decl.kind {
+        DimKind::RunTime { lo, .. } => Some((decl.name.clone(), lo)),
+        DimKind::Static(_) => None,
+    });
+    let smallest: SizeEnv = smallest.collect();
+    let is_too_large = |ty: &TensorType| {
+        let extents = ty.shape.iter().map(|dim| dim.eval(&smallest));
+        let bytes = extents.into_iter().try_fold(ty.dtype.size_bytes() as i64, |bytes, extent| {
+            extent.ok().and_then(|extent| bytes.checked_mul(extent))
+        });
+        bytes.is_none_or(|bytes| bytes > MAX_TENSOR_BYTES)
+    };
+    let mut errors = Vec::new();
+    let others = module.funcs.iter().filter(|func| !func.exported);
+    for func in std::iter::once(module.func(func)).chain(others) {
+        let Some(value) = func.values.iter().find(|value| is_too_large(&value.ty)) else { continue };
+        let span = match value.def {
+            Def::Input(idx) => func.inputs.get(idx as usize).map_or(func.span, |input| input.span),
+            Def::Node { node, .. } => func.nodes.get(node as usize).map_or(func.span, |node| node.span),
+        };
+        let message =
+            format!("a tensor of `{}` is {}, which has more bytes than memory has", func.name, value.ty);
+        errors.push(Diagnostic::input(span, message).help("use smaller sizes"));
+    }
+    Diagnostics(errors).into_result(())
+}
+
 fn saturate(module: &Module, func: FuncId, options: &Options) -> Result<Optimized, Diagnostics> {
     let saturation = eqsat::Options { math: options.math, ..Default::default() };
-    let optimized = eqsat::optimize(module, func, &saturation, &Edges::default())?;
+    let optimized = eqsat::optimize(module, func, &saturation, &KernelCost::default())?;
     if options.verify {
         verify(&optimized.module)?;
     }

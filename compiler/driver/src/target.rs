@@ -57,19 +57,24 @@ impl Target {
     ///
     /// Errors: what is missing, and which targets there are.
     pub fn check(self) -> Result<(), Diagnostic> {
-        let missing = match self {
-            Target::Eval | Target::KernelEval | Target::Cpu => return Ok(()),
-            Target::CpuLlvm => "the LLVM back end for this processor",
-            Target::Ptx => "the PTX back end (MLIR and LLVM)",
-            Target::PtxSim => "the PTX back end (MLIR and LLVM) and its simulator",
-            Target::Cuda => "the PTX back end (MLIR and LLVM) and a CUDA driver",
-        };
-        let present: Vec<&str> =
-            Target::ALL.into_iter().filter(|target| target.check().is_ok()).map(Target::name).collect();
+        let Some(missing) = self.missing() else { return Ok(()) };
+        let all = Target::ALL.into_iter();
+        let present: Vec<&str> = all.filter(|target| target.missing().is_none()).map(Target::name).collect();
         Err(Diagnostic::device(format!(
             "the target `{self}` needs {missing}, which this build does not have"
         ))
         .help(format!("the targets of this build are {}", present.join(", "))))
+    }
+
+    /// What this build lacks for the target.
+    fn missing(self) -> Option<&'static str> {
+        match self {
+            Target::Eval | Target::KernelEval | Target::Cpu => None,
+            Target::CpuLlvm => Some("the LLVM back end for this processor"),
+            Target::Ptx => Some("the PTX back end (MLIR and LLVM)"),
+            Target::PtxSim => Some("the PTX back end (MLIR and LLVM) and its simulator"),
+            Target::Cuda => Some("the PTX back end (MLIR and LLVM) and a CUDA driver"),
+        }
     }
 }
 

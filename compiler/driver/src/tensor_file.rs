@@ -4,6 +4,7 @@
 //! system ends a process that touches memory behind a file's end); everything a header claims is checked first.
 
 use crate::error::Error;
+use crate::files::write_atomically;
 use birkhoff_ir::diag::{Diagnostic, Span};
 use birkhoff_ir::dtype::DType;
 use birkhoff_runtime::{Buffer, View};
@@ -287,22 +288,6 @@ pub fn write_tensors(path: impl AsRef<Path>, tensors: &BTreeMap<String, View<'_>
         })
     };
     write().map_err(|error| fail(error.to_string()))
-}
-
-/// Lets `body` write a temporary file beside `path`, which takes its name once all went well.
-pub(crate) fn write_atomically(
-    path: &Path,
-    body: impl FnOnce(&mut File) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".birkhoff-").suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temp = builder.tempfile_in(folder)?;
-    body(temp.as_file_mut())?;
-    temp.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 fn header_of(tensors: &[(&String, &View<'_>)]) -> Result<Vec<u8>, String> {

@@ -65,6 +65,10 @@ fn modules<'i>(source: &'i str, document: DeTable<'i>, errors: &mut Errors) -> M
     }
     for (key, value) in functions {
         let (name, _) = checked_name(key.get_ref(), key.span(), "a function", errors);
+        if scope.module.find(&name).is_some() {
+            errors.add(key.span(), format!("`{name}` is the name of a loop body made for a stack")).help =
+                "choose another name".into();
+        }
         if let Some(function) = read::decode::<Function>(value, errors) {
             add_function(source, &mut scope, &stacks, &name, key.span(), &function, errors);
         }

@@ -15,6 +15,10 @@ pub fn run(args: &RunArgs) -> Result<String, Failure> {
     let progress = Progress::start();
     args.target.check()?;
     let spec = args.spec.load()?;
+    let signature = spec.open_signature()?;
+    if args.input.is_none() && args.random.is_none() && !signature.inputs.is_empty() {
+        return Err(Failure::Usage(format!("{signature} takes inputs: give --in FILE or --random SEED")));
+    }
     let file = args.input.as_ref().map(TensorFile::open).transpose()?;
     let spec = match &file {
         Some(file) => bind_sizes(&spec, file)?,
@@ -39,11 +43,7 @@ pub fn run(args: &RunArgs) -> Result<String, Failure> {
             let named = function.signature().inputs.iter().zip(&random);
             named.fold(Inputs::new(), |inputs, ((name, _), buffer)| inputs.view(name, buffer.view()))
         }
-        (None, None) if function.signature().inputs.is_empty() => Inputs::new(),
-        (None, None) => {
-            let message = format!("{} takes inputs: give --in FILE or --random SEED", function.signature());
-            return Err(Failure::Usage(message));
-        }
+        (None, None) => Inputs::new(),
     };
     progress.step("running");
     let start = Instant::now();
