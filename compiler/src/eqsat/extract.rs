@@ -76,7 +76,14 @@ impl Terms {
                         other => other.hash(&mut hasher),
                     }
                     let original = original.contains(&term);
-                    candidates.push(Candidate { term, children, flops: work, bytes, original, hash: hasher.finish() });
+                    candidates.push(Candidate {
+                        term,
+                        children,
+                        flops: work,
+                        bytes,
+                        original,
+                        hash: hasher.finish(),
+                    });
                 }
                 candidates
             })
@@ -194,14 +201,16 @@ impl Terms {
             let mut changed = false;
             for class in 0..n {
                 for (pick, term) in self.classes[class].iter().enumerate() {
-                    if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty()) {
+                    if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty())
+                    {
                         continue;
                     }
                     if term.children.iter().any(|child| holds(&sets[*child], class)) {
                         continue;
                     }
                     let set = self.union(&sets, class, pick, words);
-                    let below: f64 = bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
+                    let below: f64 =
+                        bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
                     let total = below + cost[class][pick];
                     if total < totals[class] * (1.0 - 1e-9) {
                         (picks[class], sets[class], totals[class]) = (Some(pick), set, total);
@@ -356,7 +365,11 @@ fn local_cost(
     if cost::is_fused(kind) {
         return (flops, 0.0);
     }
-    let read = distinct.iter().filter_map(|arg| type_of(graph, *arg)).map(|ty| cost::bytes_of(ty, sizes)).sum::<f64>();
+    let read = distinct
+        .iter()
+        .filter_map(|arg| type_of(graph, *arg))
+        .map(|ty| cost::bytes_of(ty, sizes))
+        .sum::<f64>();
     let written: f64 = results.iter().map(|(ty, _)| cost::bytes_of(world.ty(*ty), sizes)).sum();
     (flops, read + written)
 }

@@ -185,7 +185,8 @@ fn transfer(op: &Op, args: &[(&TensorType, Facts)], result: &TensorType, term: &
             moved(input, axes.iter().enumerate().map(|(to, from)| (*from as usize, to)))
         }
         OpKind::Reshape => {
-            let kept = (0..args[0].0.rank()).filter_map(|axis| Some((axis, kept_axis(args[0].0, result, axis)?)));
+            let kept =
+                (0..args[0].0.rank()).filter_map(|axis| Some((axis, kept_axis(args[0].0, result, axis)?)));
             moved(input, kept)
         }
         OpKind::Slice => {
@@ -211,7 +212,8 @@ fn moved(input: Facts, axes: impl Iterator<Item = (usize, usize)>) -> Facts {
 
 /// The axis of the result of a reshape that is `axis` of the operand: as many elements before it, and the same extent.
 pub fn kept_axis(from: &TensorType, to: &TensorType, axis: usize) -> Option<usize> {
-    let before = |ty: &TensorType, axis: usize| TensorType::new(ty.dtype, ty.shape[..axis].to_vec()).n_elems();
+    let before =
+        |ty: &TensorType, axis: usize| TensorType::new(ty.dtype, ty.shape[..axis].to_vec()).n_elems();
     let target = before(from, axis);
     (0..to.rank()).find(|other| to.shape[*other] == from.shape[axis] && before(to, *other) == target)
 }

@@ -182,7 +182,8 @@ impl Session<'_> {
         let mut loaded = self.load(flat, false)?;
         let options = self.options;
         let without_rules: Vec<&str> = options.without_rules.iter().map(String::as_str).collect();
-        let allowed = Allowed { math: options.math, without: &options.without, without_rules: &without_rules };
+        let allowed =
+            Allowed { math: options.math, without: &options.without, without_rules: &without_rules };
         let run = saturate(&mut loaded.graph, &self.options.limits, allowed);
         if let Some(conflict) = &loaded.graph.analysis.conflict {
             return Err(conflict.message.clone());
@@ -218,7 +219,9 @@ impl Session<'_> {
         self.target = module;
         self.facts = std::mem::take(&mut loaded.graph.analysis.bodies);
         let chain = match choice {
-            Some(choice) if self.options.explain => self.chain(flat, &loaded.graph, loaded.root, &choice, allowed)?,
+            Some(choice) if self.options.explain => {
+                self.chain(flat, &loaded.graph, loaded.root, &choice, allowed)?
+            }
             _ => vec![],
         };
         Ok(Done { func, outputs, run, n_nodes, n_classes, chain })
@@ -263,7 +266,8 @@ impl Session<'_> {
         let mut cx = Rewriter { graph: &mut graph };
         let classes = import::insert_values(&mut cx, &flat.func, &inputs);
         let classes = classes.ok_or("the function does not type");
-        let classes = classes.map_err(|why| cx.graph.analysis.conflict.as_ref().map_or(why.into(), |c| c.message.clone()))?;
+        let classes = classes
+            .map_err(|why| cx.graph.analysis.conflict.as_ref().map_or(why.into(), |c| c.message.clone()))?;
         let outputs = flat.func.outputs.iter().map(|out| classes[out.value.0 as usize]).collect();
         let root = graph.add(Term { head: Head::Outputs, args: outputs });
         import::insert_written(&mut Rewriter { graph: &mut graph }, flat, &classes);

@@ -153,7 +153,13 @@ pub fn saturate(graph: &mut Graph, limits: &Limits, allowed: Allowed<'_>) -> Run
     run
 }
 
-fn apply(graph: &mut Graph, rules: &[&Compiled], found: &[(usize, Match)], limit: usize, run: &mut Run) -> bool {
+fn apply(
+    graph: &mut Graph,
+    rules: &[&Compiled],
+    found: &[(usize, Match)],
+    limit: usize,
+    run: &mut Run,
+) -> bool {
     let mut changed = false;
     for (number, m) in found {
         if graph.total_size() >= limit || graph.analysis.conflict.is_some() {
@@ -246,7 +252,9 @@ impl View {
         for distance in 1..deepest {
             let mut reached = vec![];
             for id in ids.iter().filter(|id| !self.changed_within.contains_key(id)) {
-                let below = |term: &Term| term.args.iter().any(|arg| self.changed_within.contains_key(&graph.find(*arg)));
+                let below = |term: &Term| {
+                    term.args.iter().any(|arg| self.changed_within.contains_key(&graph.find(*arg)))
+                };
                 if graph[*id].iter().any(below) {
                     reached.push(*id);
                 }
@@ -269,7 +277,10 @@ impl View {
             Family::Get => visit(&self.gets),
             family => {
                 for (kind, places) in &self.roots {
-                    let head = places.first().and_then(|(id, place)| graph[*id].nodes.get(*place)).map(|term| term.head);
+                    let head = places
+                        .first()
+                        .and_then(|(id, place)| graph[*id].nodes.get(*place))
+                        .map(|term| term.head);
                     if head.is_some_and(|head| family.holds(head)) {
                         let _ = kind;
                         visit(places);

@@ -56,7 +56,8 @@ fn body_is_parallel(walk: &Walk<'_>, node: N, class: Class) -> bool {
     let mut inside: BTreeSet<V> = graph.regions[body].inputs.iter().copied().collect();
     let region = &graph.regions[body];
     // A state that starts without the class must not acquire it.
-    let consistent = region.inputs.iter().zip(&region.outputs).take(region.n_carry).all(|(i, o)| has(*i) == has(*o));
+    let consistent =
+        region.inputs.iter().zip(&region.outputs).take(region.n_carry).all(|(i, o)| has(*i) == has(*o));
     if !consistent {
         return false;
     }
@@ -93,12 +94,14 @@ pub fn is_small(walk: &Walk<'_>, node: N) -> bool {
     let small = |value: V| {
         walk.graph.values[value].ty.n_elems().as_const().is_some_and(|elems| elems <= MAX_TILE_ELEMS)
     };
-    let iterations = walk.iterates(node).iter().fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(*class)));
+    let iterations =
+        walk.iterates(node).iter().fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(*class)));
     iterations.as_const().is_some_and(|n| n <= 4 * MAX_TILE_ELEMS)
         && walk.graph.nodes[node].results.iter().all(|result| small(*result))
-        && walk.body_nodes(node).iter().all(|inner| {
-            walk.graph.nodes[*inner].results.iter().all(|result| small(*result))
-        })
+        && walk
+            .body_nodes(node)
+            .iter()
+            .all(|inner| walk.graph.nodes[*inner].results.iter().all(|result| small(*result)))
 }
 
 /// Cuts the anchors into clusters.
