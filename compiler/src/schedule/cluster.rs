@@ -34,15 +34,34 @@ pub struct LoopBatch {
     pub classes: Vec<Class>,
 }
 
-/// The classes along which the body of the on-chip loop `node` can be cut.
+/// The classes along which the on-chip loop `node` can be cut: those of every result that anybody reads, the axis along which
+/// slices are stacked aside, if the body never mixes places along them.
 pub fn loop_batch(walk: &Walk<'_>, node: N) -> LoopBatch {
-    let gnode = &walk.graph.nodes[node];
+    let graph = walk.graph;
+    let gnode = &graph.nodes[node];
+    let n_carry = gnode.body.map_or(0, |body| graph.regions[body].n_carry);
+    let users = graph.users();
+    let is_read = |value: &V| {
+        !users[*value].is_empty()
+            || graph.outputs.iter().any(|(_, out)| out == value)
+            || graph.regions.iter().any(|region| region.outputs.contains(value))
+    };
+    let own = |idx: usize, value: V| -> Vec<Class> {
+        let first = usize::from(idx >= n_carry);
+        (first..graph.values[value].ty.rank()).flat_map(|axis| walk.axes.leaves(value, axis)).collect()
+    };
+    let read: Vec<Vec<Class>> = gnode
+        .results
+        .iter()
+        .enumerate()
+        .filter(|(_, value)| is_read(value))
+        .map(|(idx, value)| own(idx, *value))
+        .collect();
     let mut classes = vec![];
-    for result in &gnode.results {
-        for class in walk.axes.of_value(*result) {
-            if !classes.contains(&class) && body_is_parallel(walk, node, class) {
-                classes.push(class);
-            }
+    for class in read.first().into_iter().flatten() {
+        let everywhere = read.iter().all(|other| other.contains(class));
+        if everywhere && !classes.contains(class) && body_is_parallel(walk, node, *class) {
+            classes.push(*class);
         }
     }
     LoopBatch { classes }
