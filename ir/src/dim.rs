@@ -62,34 +62,48 @@ pub type SizeEnv = BTreeMap<Sym, i64>;
 ///
 /// Canonical: terms sorted by their names, no zero coefficients, each product of names sorted. Coefficients
 /// saturate instead of wrapping; a size that does not fit `i64` is reported by [`Dim::eval`].
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Dim {
-    terms: Vec<(Vec<Sym>, i64)>,
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim(Repr);
+
+/// A product of names and its coefficient.
+type Term = (Vec<Sym>, i64);
+
+/// Constants, by far the most common, need no memory of their own.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    Const(i64),
+    /// At least one term has a name.
+    Poly(Arc<[Term]>),
+}
+
+impl Default for Dim {
+    fn default() -> Self {
+        Dim::constant(0)
+    }
 }
 
 impl Dim {
     /// The constant `value`.
     pub fn constant(value: i64) -> Self {
-        Dim { terms: if value == 0 { vec![] } else { vec![(vec![], value)] } }
+        Dim(Repr::Const(value))
     }
 
     /// The named dim `name`.
     pub fn sym(name: impl Into<Sym>) -> Self {
-        Dim { terms: vec![(vec![name.into()], 1)] }
+        Dim(Repr::Poly(Arc::from([(vec![name.into()], 1)])))
     }
 
     /// The value, if the polynomial has no names in it.
     pub fn as_const(&self) -> Option<i64> {
-        match self.terms.as_slice() {
-            [] => Some(0),
-            [(names, value)] if names.is_empty() => Some(*value),
-            _ => None,
+        match &self.0 {
+            Repr::Const(value) => Some(*value),
+            Repr::Poly(_) => None,
         }
     }
 
     /// The name, if the polynomial is exactly one name.
     pub fn as_sym(&self) -> Option<&Sym> {
-        match self.terms.as_slice() {
+        match self.poly() {
             [(names, 1)] if names.len() == 1 => Some(&names[0]),
             _ => None,
         }
@@ -100,33 +114,53 @@ impl Dim {
         self.as_const() == Some(value)
     }
 
-    /// The terms: sorted names and their coefficient.
+    /// The terms of a polynomial that is no constant.
+    fn poly(&self) -> &[Term] {
+        match &self.0 {
+            Repr::Const(_) => &[],
+            Repr::Poly(terms) => terms,
+        }
+    }
+
+    /// The terms: sorted names and their coefficient; none for the constant 0.
     pub fn terms(&self) -> impl Iterator<Item = (&[Sym], i64)> {
-        self.terms.iter().map(|(names, coeff)| (names.as_slice(), *coeff))
+        let constant = self.as_const().filter(|value| *value != 0).map(|value| (&[] as &[Sym], value));
+        constant.into_iter().chain(self.poly().iter().map(|(names, coeff)| (names.as_slice(), *coeff)))
     }
 
     /// All names in the polynomial, each once.
     pub fn syms(&self) -> Vec<Sym> {
-        let mut names: Vec<Sym> = self.terms.iter().flat_map(|(names, _)| names.iter().cloned()).collect();
+        let mut names: Vec<Sym> = self.poly().iter().flat_map(|(names, _)| names.iter().cloned()).collect();
         names.sort();
         names.dedup();
         names
     }
 
+    fn to_map(&self) -> BTreeMap<Vec<Sym>, i64> {
+        self.terms().map(|(names, coeff)| (names.to_vec(), coeff)).collect()
+    }
+
     fn from_map(map: BTreeMap<Vec<Sym>, i64>) -> Self {
-        Dim { terms: map.into_iter().filter(|(_, coeff)| *coeff != 0).collect() }
+        let terms: Vec<Term> = map.into_iter().filter(|(_, coeff)| *coeff != 0).collect();
+        match terms.as_slice() {
+            [] => Dim::constant(0),
+            [(names, value)] if names.is_empty() => Dim::constant(*value),
+            _ => Dim(Repr::Poly(terms.into())),
+        }
     }
 
     /// `self + other`.
     pub fn add(&self, other: &Dim) -> Dim {
-        // Constants are the common case by far.
-        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
-            return Dim::constant(a.saturating_add(b));
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => return Dim::constant(a.saturating_add(b)),
+            (Some(0), _) => return other.clone(),
+            (_, Some(0)) => return self.clone(),
+            _ => {}
         }
-        let mut map: BTreeMap<Vec<Sym>, i64> = self.terms.iter().cloned().collect();
-        for (names, coeff) in &other.terms {
-            let slot = map.entry(names.clone()).or_insert(0);
-            *slot = slot.saturating_add(*coeff);
+        let mut map = self.to_map();
+        for (names, coeff) in other.terms() {
+            let slot = map.entry(names.to_vec()).or_insert(0);
+            *slot = slot.saturating_add(coeff);
         }
         Dim::from_map(map)
     }
@@ -138,22 +172,19 @@ impl Dim {
 
     /// `self * other`.
     pub fn mul(&self, other: &Dim) -> Dim {
-        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
-            return Dim::constant(a.saturating_mul(b));
-        }
-        if self.is_const(1) {
-            return other.clone();
-        }
-        if other.is_const(1) {
-            return self.clone();
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => return Dim::constant(a.saturating_mul(b)),
+            (Some(1), _) => return other.clone(),
+            (_, Some(1)) => return self.clone(),
+            _ => {}
         }
         let mut map: BTreeMap<Vec<Sym>, i64> = BTreeMap::new();
-        for (names_a, coeff_a) in &self.terms {
-            for (names_b, coeff_b) in &other.terms {
+        for (names_a, coeff_a) in self.terms() {
+            for (names_b, coeff_b) in other.terms() {
                 let mut names: Vec<Sym> = names_a.iter().chain(names_b).cloned().collect();
                 names.sort();
                 let slot = map.entry(names).or_insert(0);
-                *slot = slot.saturating_add(coeff_a.saturating_mul(*coeff_b));
+                *slot = slot.saturating_add(coeff_a.saturating_mul(coeff_b));
             }
         }
         Dim::from_map(map)
@@ -161,13 +192,17 @@ impl Dim {
 
     /// Exact quotient by `other`, if `other` divides `self` as a single-term polynomial.
     pub fn exact_div(&self, other: &Dim) -> Option<Dim> {
-        let [(names_d, coeff_d)] = other.terms.as_slice() else { return None };
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return (b != 0 && a % b == 0).then(|| Dim::constant(a / b));
+        }
+        let mut divisor = other.terms();
+        let (Some((names_d, coeff_d)), None) = (divisor.next(), divisor.next()) else { return None };
         let mut map = BTreeMap::new();
-        for (names, coeff) in &self.terms {
+        for (names, coeff) in self.terms() {
             if coeff % coeff_d != 0 {
                 return None;
             }
-            let mut rest = names.clone();
+            let mut rest = names.to_vec();
             for name in names_d {
                 rest.remove(rest.iter().position(|other| other == name)?);
             }
@@ -184,8 +219,8 @@ impl Dim {
     /// Replaces every name for which `lookup` answers by that polynomial.
     pub fn subst_with(&self, lookup: &dyn Fn(&Sym) -> Option<Dim>) -> Dim {
         let mut sum = Dim::default();
-        for (names, coeff) in &self.terms {
-            let mut product = Dim::constant(*coeff);
+        for (names, coeff) in self.terms() {
+            let mut product = Dim::constant(coeff);
             for name in names {
                 product = product.mul(&lookup(name).unwrap_or_else(|| Dim::sym(name.clone())));
             }
@@ -199,8 +234,8 @@ impl Dim {
     /// Errors: a name that `env` lacks, or a value that does not fit `i64`.
     pub fn eval(&self, env: &SizeEnv) -> Result<i64, DimError> {
         let mut sum: i64 = 0;
-        for (names, coeff) in &self.terms {
-            let mut product = *coeff;
+        for (names, coeff) in self.terms() {
+            let mut product = coeff;
             for name in names {
                 let value = env.get(name).ok_or_else(|| DimError::Unbound(name.clone()))?;
                 product = product.checked_mul(*value).ok_or_else(|| DimError::Overflow(self.clone()))?;
@@ -230,11 +265,11 @@ impl From<i64> for Dim {
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.terms.is_empty() {
-            return f.write_str("0");
+        if let Some(value) = self.as_const() {
+            return write!(f, "{value}");
         }
         // Highest degree first, constants last, as one writes a polynomial.
-        let mut order: Vec<&(Vec<Sym>, i64)> = self.terms.iter().collect();
+        let mut order: Vec<&Term> = self.poly().iter().collect();
         order.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.0.cmp(&b.0)));
         for (idx, (names, coeff)) in order.into_iter().enumerate() {
             match (idx, *coeff < 0) {

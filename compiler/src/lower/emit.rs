@@ -10,7 +10,8 @@ use birkhoff_ir::kernel::{
 };
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::F64;
-use std::collections::{BTreeMap, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 
 /// What makes two instructions the same.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -23,7 +24,6 @@ enum Key {
     Fma(Var, Var, Var),
     Convert(DType, Var),
     Round(DType, Var),
-    Load(Mem, Vec<Index>),
 }
 
 /// How an open block ends.
@@ -36,7 +36,15 @@ enum Head {
 struct Level {
     head: Head,
     stmts: Block,
-    insts: HashMap<Key, Var>,
+    insts: FxHashMap<Key, Var>,
+    /// Elements that were read here, by memory: forgotten when that memory is written.
+    loads: FxHashMap<Mem, FxHashMap<Vec<Index>, Var>>,
+}
+
+impl Level {
+    fn new(head: Head) -> Level {
+        Level { head, stmts: vec![], insts: FxHashMap::default(), loads: FxHashMap::default() }
+    }
 }
 
 /// Writes one kernel.
@@ -55,10 +63,9 @@ pub struct Emitter {
 impl Emitter {
     /// An emitter for the empty kernel `func`.
     pub fn new(func: Func) -> Emitter {
-        let body = Level { head: Head::Body, stmts: vec![], insts: HashMap::new() };
         Emitter {
             func,
-            levels: vec![body],
+            levels: vec![Level::new(Head::Body)],
             var_level: vec![],
             extents: BTreeMap::new(),
             bases: BTreeMap::new(),
@@ -112,7 +119,7 @@ impl Emitter {
 
     /// Opens a stage: from here on tile memory is read anew.
     pub fn open_stage(&mut self, name: String) {
-        self.levels.push(Level { head: Head::Stage(name), stmts: vec![], insts: HashMap::new() });
+        self.levels.push(Level::new(Head::Stage(name)));
         self.read_level = self.levels.len() - 1;
     }
 
@@ -131,16 +138,8 @@ impl Emitter {
             self.extents.insert(var, extent);
         }
         let head = Head::For { var, start, end, kind };
-        self.levels.push(Level { head, stmts: vec![], insts: HashMap::new() });
+        self.levels.push(Level::new(head));
         var
-    }
-
-    /// Tile memory may change in the innermost open block: nothing read from it is hoisted further out.
-    pub fn fence(&mut self) {
-        self.read_level = self.levels.len() - 1;
-        if let Some(level) = self.levels.last_mut() {
-            level.insts.retain(|key, _| !matches!(key, Key::Load(Mem::Local(_), _)));
-        }
     }
 
     /// Closes the innermost open block.
@@ -255,7 +254,13 @@ impl Emitter {
         if matches!(mem, Mem::Local(_)) {
             level = level.max(self.read_level);
         }
-        self.add(Key::Load(mem, index.clone()), dtype, Inst::Load(mem, index), level)
+        if let Some(var) = self.levels[level].loads.get(&mem).and_then(|loads| loads.get(&index)) {
+            return *var;
+        }
+        let var = self.fresh(dtype, None, level);
+        self.levels[level].stmts.push(Stmt::Let(var, Inst::Load(mem, index.clone())));
+        self.levels[level].loads.entry(mem).or_default().insert(index, var);
+        var
     }
 
     /// An element of a register array, read here and now.
@@ -271,7 +276,7 @@ impl Emitter {
     pub fn store(&mut self, mem: Mem, index: Vec<Index>, value: Var) {
         self.push(Stmt::Store { mem, index, value });
         for level in &mut self.levels {
-            level.insts.retain(|key, _| !matches!(key, Key::Load(other, _) if *other == mem));
+            level.loads.remove(&mem);
         }
     }
 

@@ -13,7 +13,8 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Index, Mem, Var};
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::{Module, OpKind};
-use std::collections::{BTreeMap, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 
 /// Sums of more terms than this are never written out.
 const MAX_SHORT_SUM: i64 = 1024;
@@ -59,7 +60,7 @@ pub struct Lowering<'a> {
     /// What went wrong: a value that should have been stored and was not. A defect of the scheduler.
     pub broken: Option<String>,
     /// Values already written out in open blocks, by block.
-    memo: HashMap<(V, Coords), (Var, usize)>,
+    memo: FxHashMap<(V, Coords), (Var, usize)>,
 }
 
 impl<'a> Lowering<'a> {
@@ -77,7 +78,7 @@ impl<'a> Lowering<'a> {
             writable: BTreeMap::new(),
             iteration: BTreeMap::new(),
             broken: None,
-            memo: HashMap::new(),
+            memo: FxHashMap::default(),
         }
     }
 
