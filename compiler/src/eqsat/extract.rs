@@ -19,15 +19,22 @@ pub struct Weights {
     pub flops: f64,
     /// Of one byte read or written by an op that does not fuse.
     pub bytes: f64,
+    /// Of an op that does not fuse.
+    pub launches: f64,
     /// Of a term.
     pub terms: f64,
+    /// By how much a term that is not of the original program is dearer.
+    pub novelty: f64,
 }
 
-/// Different views of what is dear, in the order in which their choices are tried.
-pub const WEIGHTINGS: [Weights; 3] = [
-    Weights { flops: 1.0, bytes: 0.5, terms: 1e-2 },
-    Weights { flops: 0.05, bytes: 1.0, terms: 1e-2 },
-    Weights { flops: 1e-9, bytes: 1e-9, terms: 1.0 },
+/// Different views of what is dear, in the order in which their choices are tried: a machine, the same one shy of changes,
+/// arithmetic, memory, size of the program.
+pub const WEIGHTINGS: [Weights; 5] = [
+    Weights { flops: 1.0, bytes: 2.0, launches: 4e4, terms: 16.0, novelty: 1.001 },
+    Weights { flops: 1.0, bytes: 2.0, launches: 4e4, terms: 16.0, novelty: 1.3 },
+    Weights { flops: 1.0, bytes: 0.0, launches: 0.0, terms: 16.0, novelty: 1.001 },
+    Weights { flops: 0.05, bytes: 1.0, launches: 1.0, terms: 16.0, novelty: 1.001 },
+    Weights { flops: 1e-9, bytes: 1e-9, launches: 0.0, terms: 1.0, novelty: 1.001 },
 ];
 
 /// The chosen term of every class that has one, by class number.
@@ -38,6 +45,8 @@ struct Candidate {
     children: Vec<usize>,
     flops: f64,
     bytes: f64,
+    /// True unless it is a kernel of its own.
+    fuses: bool,
     /// True for terms of the original program.
     original: bool,
     /// Hash of op and attributes, independent of numbers given on the way.
@@ -76,7 +85,9 @@ impl Terms {
                         other => other.hash(&mut hasher),
                     }
                     let original = original.contains(&term);
-                    candidates.push(Candidate { term, children, flops: work, bytes, original, hash: hasher.finish() });
+                    let fuses = term.kind().is_none_or(cost::is_fused);
+                    let hash = hasher.finish();
+                    candidates.push(Candidate { term, children, flops: work, bytes, fuses, original, hash });
                 }
                 candidates
             })
@@ -114,7 +125,7 @@ impl Terms {
                 picks = start;
             }
             let Some(total) = self.swap(cost, &mut picks) else { continue };
-            if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-9)) {
+            if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-12)) {
                 best = Some((total, picks));
             }
         }
@@ -130,8 +141,9 @@ impl Terms {
     /// The cost of every term, nonzero, with a small bonus for original ones.
     fn costs(&self, weights: &Weights) -> Vec<Vec<f64>> {
         let cost = |term: &Candidate| {
-            let novelty = if term.original { 1.0 } else { 1.001 };
-            (term.flops * weights.flops + term.bytes * weights.bytes + weights.terms) * novelty
+            let novelty = if term.original { 1.0 } else { weights.novelty };
+            let launch = if term.fuses { 0.0 } else { weights.launches };
+            (term.flops * weights.flops + term.bytes * weights.bytes + launch + weights.terms) * novelty
         };
         self.classes.iter().map(|terms| terms.iter().map(cost).collect()).collect()
     }
@@ -193,6 +205,14 @@ impl Terms {
         for _ in 0..3 {
             let mut changed = false;
             for class in 0..n {
+                let Some(now) = picks[class] else { continue };
+                let children = &self.classes[class][now].children;
+                if !sets[class].is_empty() && !children.iter().any(|child| holds(&sets[*child], class)) {
+                    // What lies below may have become cheaper since.
+                    let set = self.union(&sets, class, now, words);
+                    totals[class] = bits(&set).map(|member| own(&picks, member)).sum();
+                    sets[class] = set;
+                }
                 for (pick, term) in self.classes[class].iter().enumerate() {
                     if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty()) {
                         continue;
@@ -203,7 +223,7 @@ impl Terms {
                     let set = self.union(&sets, class, pick, words);
                     let below: f64 = bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
                     let total = below + cost[class][pick];
-                    if total < totals[class] * (1.0 - 1e-9) {
+                    if total < totals[class] * (1.0 - 1e-12) {
                         (picks[class], sets[class], totals[class]) = (Some(pick), set, total);
                         changed = true;
                     }
@@ -244,7 +264,7 @@ impl Terms {
                     }
                     picks[class] = Some(pick);
                     match total(picks) {
-                        Some(then) if then < now * (1.0 - 1e-9) => {
+                        Some(then) if then < now * (1.0 - 1e-12) => {
                             now = then;
                             changed = true;
                         }

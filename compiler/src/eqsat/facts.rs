@@ -19,6 +19,9 @@ pub struct Facts {
     pub unit_sums: u32,
     /// True if no element has its sign bit set (NaN apart).
     pub nonnegative: bool,
+    /// True if this is a matrix that was, or is to be, divided by its own sums, or such a matrix scaled or moved. Sums of it
+    /// measure that matrix.
+    pub normalised: bool,
 }
 
 /// Types and facts of the results of a class.
@@ -85,6 +88,7 @@ impl World {
             left.1.uniform = merge_uniform(left.1.uniform, right.1.uniform, dtype)?;
             left.1.unit_sums |= right.1.unit_sums;
             left.1.nonnegative |= right.1.nonnegative;
+            left.1.normalised |= right.1.normalised;
         }
         Ok(both)
     }
@@ -174,6 +178,7 @@ fn transfer(op: &Op, args: &[(&TensorType, Facts)], result: &TensorType, term: &
         OpKind::Convert => Facts {
             uniform: input.uniform.map(|value| value.convert(result.dtype)),
             nonnegative: input.nonnegative && result.dtype.is_float(),
+            normalised: input.normalised,
             unit_sums: if result.dtype.is_float() { input.unit_sums } else { 0 },
         },
         OpKind::Broadcast => {
@@ -225,7 +230,7 @@ fn constant(op: &Op, ty: &TensorType) -> Facts {
         _ => return Facts::default(),
     };
     let value = value.convert(ty.dtype);
-    Facts { uniform: Some(value), nonnegative: sign_is_clear(value), unit_sums: 0 }
+    Facts { uniform: Some(value), nonnegative: sign_is_clear(value), ..Facts::default() }
 }
 
 fn sign_is_clear(value: Scalar) -> bool {
@@ -242,7 +247,7 @@ fn elementwise(op: ScalarOp, args: &[(&TensorType, Facts)], term: &Term) -> Fact
     let values: Option<Vec<Scalar>> = args.iter().map(|arg| arg.1.uniform).collect();
     if let Some(values) = values {
         let value = scalar::eval(op, dtype, &values);
-        return Facts { uniform: Some(value), nonnegative: sign_is_clear(value), unit_sums: 0 };
+        return Facts { uniform: Some(value), nonnegative: sign_is_clear(value), ..Facts::default() };
     }
     let all = args.iter().all(|arg| arg.1.nonnegative);
     let nonnegative = dtype.is_float()
@@ -255,7 +260,8 @@ fn elementwise(op: ScalarOp, args: &[(&TensorType, Facts)], term: &Term) -> Fact
             _ => false,
         };
     // A choice between two such values made slice by slice would keep the fact; element by element it is lost.
-    Facts { nonnegative, ..Facts::default() }
+    let scaled = matches!(op, S::Mul | S::Div | S::Neg);
+    Facts { nonnegative, normalised: scaled && args.iter().any(|arg| arg.1.normalised), ..Facts::default() }
 }
 
 /// `sum_o sum_j a[o,j] b[j,i] = sum_j b[j,i] = 1` if `a` sums to one along `o` and `b` along `j`.
@@ -288,5 +294,5 @@ fn contract(op: &Op, args: &[(&TensorType, Facts)]) -> Facts {
             }
         }
     }
-    Facts { unit_sums: bits, ..none }
+    Facts { unit_sums: bits, normalised: bits != 0, ..none }
 }

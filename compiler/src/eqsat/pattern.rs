@@ -95,6 +95,9 @@ pub fn is_commutative(kind: OpKind) -> bool {
     )
 }
 
+/// The name under which the class of a number is kept.
+pub const NUMBER: char = '#';
+
 /// What a pattern was found to be.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Match {
@@ -282,6 +285,7 @@ fn solve(graph: &Graph, mut m: Match, goals: &[Goal<'_>], found: &mut Vec<Match>
                 None => false,
             };
             if equal {
+                m.vars.push((NUMBER, id));
                 solve(graph, m, rest, found);
             }
         }
