@@ -119,6 +119,10 @@ impl Dim {
 
     /// `self + other`.
     pub fn add(&self, other: &Dim) -> Dim {
+        // Constants are the common case by far.
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return Dim::constant(a.saturating_add(b));
+        }
         let mut map: BTreeMap<Vec<Sym>, i64> = self.terms.iter().cloned().collect();
         for (names, coeff) in &other.terms {
             let slot = map.entry(names.clone()).or_insert(0);
@@ -134,6 +138,15 @@ impl Dim {
 
     /// `self * other`.
     pub fn mul(&self, other: &Dim) -> Dim {
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return Dim::constant(a.saturating_mul(b));
+        }
+        if self.is_const(1) {
+            return other.clone();
+        }
+        if other.is_const(1) {
+            return self.clone();
+        }
         let mut map: BTreeMap<Vec<Sym>, i64> = BTreeMap::new();
         for (names_a, coeff_a) in &self.terms {
             for (names_b, coeff_b) in &other.terms {

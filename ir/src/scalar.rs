@@ -1,6 +1,6 @@
 //! Arithmetic on single elements, shared by the tensor IR (elementwise ops) and the kernel IR (instructions).
 //!
-//! [`ScalarOp::eval`] is the definition of every operation, in f64 for floats and i64 for integers; rounding to the element
+//! [`eval`] is the definition of every operation, in f64 for floats and i64 for integers; rounding to the element
 //! type is the caller's ([`crate::dtype::DType::round`]).
 
 use crate::dtype::DType;

@@ -73,6 +73,9 @@ fn sums_are_rounded_at_every_step() {
     let y = Tensor::from_f64s(DType::F32, vec![2], &[1.0 + 2f64.powi(-12), 1.0]).unwrap();
     let dot = compute("x: f32[2], y: f32[2]", "f32[]", "o = einsum(\"k,k->\", x, y)", &[x, y]);
     assert_eq!(dot.to_f64s(), [2f64.powi(-11)]);
+    let x = Tensor::from_f64s(DType::F32, vec![3], &[16_777_216.0, 1.0, 1.0]).unwrap();
+    let total = compute("x: f32[3]", "f32[]", "o = einsum(\"k->\", x)", &[x]);
+    assert_eq!(total.to_f64s(), [16_777_216.0]);
 }
 
 #[test]

@@ -181,6 +181,13 @@ fn nesting_is_bounded() {
         let errors = parse(&deep(open, close, 50_000)).unwrap_err();
         assert!(errors.0[0].message.contains("deep"), "{open}: {errors}");
     }
+    // Around the limit nothing overflows a stack either.
+    for count in 90..210 {
+        for (open, close) in [("(", ")"), ("-", ""), ("exp(-(", "))"), ("max(x, ", ")"), ("2 * (x / -", ")")]
+        {
+            let _ = parse(&deep(open, close, count));
+        }
+    }
     let dims = format!("dim a\ndim b\nfn @f(x: f32[{}a]) -> () {{ return }}", "(a+b)*".repeat(10_000));
     assert_eq!(parse(&dims).unwrap_err().0[0].message, "this size has more than 64 terms");
 }

@@ -79,7 +79,7 @@ fn attributes_are_of_their_kinds() {
     let found = messages(|module| module.funcs[1].nodes[0].op.attrs[0] = Attr::Bool(true));
     assert_eq!(
         found,
-        "in @main: `%s = softmax(%m) {axis=true} : f32[n,n]`: `axis` of `softmax` must be an integer, found 1"
+        "in @main: `%s = softmax(%m) {axis=true} : f32[n,n]`: `axis` of `softmax` must be an integer, found true"
     );
     let found = messages(|module| module.funcs[1].nodes[0].op.attrs.clear());
     assert_eq!(found, "in @main: `%s = softmax(%m) : f32[n,n]`: `softmax` has 1 attributes, found 0");

@@ -264,7 +264,7 @@ fn wrong_arrays_are_refused_with_names() {
     let expected = [
         "2 inputs are expected, found 1",
         "the input `x` must be f32[T,64], found f64\nthe input `steps` must be f32[5], found i32",
-        "axis 1 of the input `x` must be 64 = 64, found 32",
+        "axis 1 of the input `x` must be 64, found 32",
         "the input `x` must be f32[T,64], found the shape [256]",
         "1 outputs are expected, found 0",
         "the output `y` is f32[4, 64], the memory given for it is f32[256]",

@@ -1,1 +1,5 @@
-//! placeholder
+//! Harness of the tests that cross crates.
+//!
+//! In: the files of `tests/`. Out: what the tests compare. Deliberately absent: anything that a test of one crate could do.
+
+pub mod golden;

@@ -67,8 +67,8 @@ pub(super) struct Linear {
 pub(super) struct Place {
     /// The memory.
     pub(super) mem: Mem,
-    /// Uniform terms, those of outer loops first.
-    pub(super) terms: Vec<(Value, Size)>,
+    /// Uniform terms with the number of loops around them, those of outer loops first.
+    pub(super) terms: Vec<(Value, Size, u32)>,
     /// The part of the constant that depends on run-time sizes, in bytes.
     pub(super) symbolic: Option<Dim>,
     /// The rest of the constant, in bytes.
@@ -137,7 +137,7 @@ impl Emitter<'_, '_> {
         }
         terms.sort_by_key(|(depth, var, ..)| (*depth, *var));
         let (symbolic, constant) = split_constant(&constant);
-        let terms = terms.into_iter().map(|(_, _, value, step)| (value, step)).collect();
+        let terms = terms.into_iter().map(|(depth, _, value, step)| (value, step, depth)).collect();
         Ok(Place { mem, terms, symbolic, constant, lane_stride, lane_terms })
     }
 
@@ -165,45 +165,47 @@ impl Emitter<'_, '_> {
         if let Some(found) = self.cache.get(&key) {
             return found[0];
         }
-        let address = match base.terms.split_last() {
-            Some(((value, step), outer)) => {
+        let (address, depth) = match base.terms.split_last() {
+            Some(((value, step, depth), outer)) => {
                 let outer = Place { terms: outer.to_vec(), ..base.clone() };
                 let outer = self.base_address(&outer);
-                let distance = self.scaled(*value, step);
-                self.b.ins().iadd(outer, distance)
+                let distance = self.scaled(*value, step, *depth);
+                (self.cursor_at(*depth).ins().iadd(outer, distance), *depth)
             }
             None => {
                 let mut pointer = self.pointer(base.mem);
                 if let Some(symbolic) = &base.symbolic {
                     let distance = self.dim(symbolic);
-                    pointer = self.b.ins().iadd(pointer, distance);
+                    pointer = self.cursor_at(0).ins().iadd(pointer, distance);
                 }
                 if base.constant != 0 {
-                    let distance = self.i64_const(base.constant);
-                    pointer = self.b.ins().iadd(pointer, distance);
+                    let mut cursor = self.cursor_at(0);
+                    let distance = cursor.ins().iconst(types::I64, base.constant);
+                    pointer = cursor.ins().iadd(pointer, distance);
                 }
-                pointer
+                (pointer, 0)
             }
         };
-        self.cache.insert(key, vec![address]);
+        self.cache.insert_at(depth as usize + 1, key, vec![address]);
         address
     }
 
-    /// `value * step`.
-    pub(super) fn scaled(&mut self, value: Value, step: &Size) -> Value {
+    /// `value * step`, written where only `depth` loops are around.
+    pub(super) fn scaled(&mut self, value: Value, step: &Size, depth: u32) -> Value {
         match step {
             Size::Known(1) => value,
-            Size::Known(step) if *step > 0 && step.count_ones() == 1 => {
-                let shift = self.i64_const(i64::from(step.trailing_zeros()));
-                self.b.ins().ishl(value, shift)
-            }
             Size::Known(step) => {
-                let step = self.i64_const(*step);
-                self.b.ins().imul(value, step)
+                let mut cursor = self.cursor_at(depth);
+                if *step > 0 && step.count_ones() == 1 {
+                    let shift = cursor.ins().iconst(types::I64, i64::from(step.trailing_zeros()));
+                    return cursor.ins().ishl(value, shift);
+                }
+                let step = cursor.ins().iconst(types::I64, *step);
+                cursor.ins().imul(value, step)
             }
             Size::Symbolic(dim) => {
                 let step = self.dim(dim);
-                self.b.ins().imul(value, step)
+                self.cursor_at(depth).ins().imul(value, step)
             }
         }
     }
@@ -234,7 +236,7 @@ impl Emitter<'_, '_> {
                 Size::Symbolic(_) => {}
             }
             for (indices, step) in &place.lane_terms {
-                let distance = self.scaled(indices[lane as usize], step);
+                let distance = self.scaled(indices[lane as usize], step, u32::MAX);
                 address = self.b.ins().iadd(address, distance);
             }
             addresses.push((address, lane_offset));
@@ -256,8 +258,8 @@ impl Emitter<'_, '_> {
             .collect();
         let mut sum = None;
         for (names, coeff) in factors {
-            let mut product = self.i64_const(coeff);
             let mut cursor = FuncCursor::new(self.b.func).at_last_inst(self.const_block);
+            let mut product = cursor.ins().iconst(types::I64, coeff);
             for (idx, name) in names.into_iter().enumerate() {
                 product = if idx == 0 && coeff == 1 { name } else { cursor.ins().imul(product, name) };
             }
@@ -268,7 +270,7 @@ impl Emitter<'_, '_> {
         }
         let value = match sum {
             Some(sum) => sum,
-            None => self.i64_const(0),
+            None => FuncCursor::new(self.b.func).at_last_inst(self.const_block).ins().iconst(types::I64, 0),
         };
         self.dims.insert(dim.clone(), value);
         value
@@ -288,7 +290,7 @@ impl Emitter<'_, '_> {
             match self.lookup_index(*var)?.0 {
                 Val::Const(value) => constant = constant.add(&coeff.mul(&Size::Known(value.as_i64()))),
                 Val::Uniform(value) => {
-                    let term = self.scaled(value, &coeff);
+                    let term = self.scaled(value, &coeff, u32::MAX);
                     sum = Some(sum.map_or(term, |sum| self.b.ins().iadd(sum, term)));
                 }
                 per_lane => lanes.push((self.as_lanes(&per_lane, DType::I64)?, coeff)),

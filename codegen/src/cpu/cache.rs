@@ -42,7 +42,13 @@ impl Cache {
 
     /// Remembers values in the innermost scope.
     pub(super) fn insert(&mut self, key: Key, values: Vec<Value>) {
-        if let Some(scope) = self.scopes.last_mut() {
+        self.insert_at(self.scopes.len(), key, values);
+    }
+
+    /// Remembers values in the scope at that depth (1 is outside all loops), or in the innermost if there is none so deep.
+    pub(super) fn insert_at(&mut self, depth: usize, key: Key, values: Vec<Value>) {
+        let position = depth.min(self.scopes.len() - 1);
+        if let Some(scope) = self.scopes.get_mut(position) {
             scope.insert(key, values);
         }
     }

@@ -142,6 +142,15 @@ impl Emitter<'_, '_> {
         if scalar_type(from).bits() != scalar_type(to).bits() {
             return Err(self.broken("a bitcast changes the width"));
         }
+        if let Val::Const(value) = val {
+            let bits = scalar_bits(from, *value);
+            return Ok(Val::Const(match to {
+                DType::F64 => Scalar::Float(f64::from_bits(bits)),
+                DType::F32 => Scalar::Float(f64::from(f32::from_bits(bits as u32))),
+                DType::I32 => Scalar::Int(i64::from(bits as u32 as i32)),
+                _ => Scalar::Int(bits as i64),
+            }));
+        }
         if !val.per_lane() {
             let value = self.as_scalar(val, from)?;
             return Ok(Val::Uniform(self.bitcast(scalar_type(to), value)));

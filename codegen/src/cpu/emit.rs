@@ -2,11 +2,12 @@
 //!
 //! In: a verified [`kernel::Func`]. Out: a function with the calling convention of [`birkhoff_ir::kernel::abi`], which walks
 //! its tiles itself. Every decision (order, lanes, unrolling) stands in the kernel; this only names instructions.
-//! Relies on Cranelift to hoist what is pure and invariant out of loops, and writes addresses so that it can.
+//! Cranelift's own optimiser stays off: it would hoist every constant and undo the order of instructions, and it takes
+//! a third of the compile time. What it would gain is done here: see `address`, `cache` and `value`.
 
 use super::address::{Linear, Size};
 use super::cache::Cache;
-use super::lanes::Lanes;
+use super::lanes::{Lanes, needing_memory};
 use super::regs::RegArray;
 use super::value::Val;
 use birkhoff_ir::diag::Diagnostic;
@@ -17,12 +18,12 @@ use birkhoff_ir::kernel::{self, Access, For, ForKind, Inst, Local, LocalId, Mem,
 use birkhoff_ir::scalar::Scalar;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    AbiParam, AliasRegionData, Block, BlockArg, Function, InstBuilder, MemFlagsData, Signature, Type, Value,
-    types,
+    AbiParam, AliasRegionData, Block, BlockArg, Function, GlobalValue, InstBuilder, MemFlagsData, Signature,
+    StackSlotData, StackSlotKind, Value, types,
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// A bound variable: its value, and how many loops are around the place that binds it.
@@ -36,16 +37,20 @@ pub(super) struct Bound {
 pub(super) struct Emitter<'a, 'b> {
     pub(super) func: &'a kernel::Func,
     pub(super) b: FunctionBuilder<'b>,
-    /// Runs once per call, before the first tile: constants and sizes.
+    /// Runs once per call, before the first tile: sizes.
     pub(super) const_block: Block,
-    pub(super) consts: HashMap<(Type, u64), Value>,
-    pub(super) vector_consts: HashMap<(Type, [u8; 16]), Value>,
+    /// Vector constants of the kernel, each once, and where they are at run time.
+    pub(super) table: Vec<[u8; 16]>,
+    pub(super) table_rows: HashMap<[u8; 16], usize>,
+    pub(super) table_pointer: Value,
     pub(super) dims: HashMap<Dim, Value>,
     pub(super) sizes: BTreeMap<Sym, Value>,
     /// What every variable is bound to.
     pub(super) values: Vec<Option<Bound>>,
-    /// Number of loops around.
-    pub(super) depth: u32,
+    /// For each loop around, outermost first: the block that runs once before it.
+    pub(super) loops: Vec<Block>,
+    /// Number of loops around each block.
+    pub(super) block_depths: HashMap<Block, u32>,
     /// The lane loop around, while its full chunks are emitted.
     pub(super) lanes: Option<Lanes>,
     pub(super) regs: Vec<Option<RegArray>>,
@@ -53,6 +58,8 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) cache: Cache,
     params: Vec<Value>,
     locals: Vec<Option<Value>>,
+    /// Register arrays that have to be addressed after all.
+    in_memory: BTreeSet<LocalId>,
     param_flags: Vec<MemFlagsData>,
     local_flags: Vec<MemFlagsData>,
     /// Versions of the memories that the kernel writes; see [`super::cache`].
@@ -67,15 +74,17 @@ pub(super) fn signature(isa: &dyn TargetIsa) -> Signature {
     signature
 }
 
-/// Emits `func` into `out`, whose signature is set.
+/// Emits `func` into `out`, whose signature is set; `table` is the address of its constants.
 ///
+/// Returns those constants, which the caller puts there at 16-byte alignment.
 /// Errors: what this back end cannot do, or a kernel that does not verify.
 pub(super) fn emit(
     func: &kernel::Func,
     isa: &dyn TargetIsa,
     out: &mut Function,
     scratch: &mut FunctionBuilderContext,
-) -> Result<(), Diagnostic> {
+    table: GlobalValue,
+) -> Result<Vec<u8>, Diagnostic> {
     let mut b = FunctionBuilder::new(out, scratch);
     let entry = b.create_block();
     let const_block = b.create_block();
@@ -83,22 +92,26 @@ pub(super) fn emit(
     b.switch_to_block(entry);
     b.seal_block(entry);
     let args: Vec<Value> = b.block_params(entry).to_vec();
+    let table_pointer = b.ins().symbol_value(types::I64, table);
     let mut emitter = Emitter {
         func,
         b,
         const_block,
-        consts: HashMap::new(),
-        vector_consts: HashMap::new(),
+        table: vec![],
+        table_rows: HashMap::new(),
+        table_pointer,
         dims: HashMap::new(),
         sizes: BTreeMap::new(),
         values: vec![None; func.vars.len()],
-        depth: 0,
+        loops: vec![],
+        block_depths: HashMap::from([(entry, 0), (const_block, 0)]),
         lanes: None,
         regs: vec![None; func.locals.len()],
         linears: HashMap::new(),
         cache: Cache::default(),
         params: vec![],
         locals: vec![],
+        in_memory: needing_memory(func),
         param_flags: vec![],
         local_flags: vec![],
         versions: HashMap::new(),
@@ -106,6 +119,7 @@ pub(super) fn emit(
     };
     emitter.prologue(args[0], args[1]);
     let guard = emitter.b.create_block();
+    emitter.block_depths.insert(guard, 0);
     emitter.b.ins().jump(const_block, &[]);
     emitter.b.switch_to_block(const_block);
     emitter.b.seal_block(const_block);
@@ -120,7 +134,7 @@ pub(super) fn emit(
     })?;
     emitter.b.ins().return_(&[]);
     emitter.b.finalize(isa.frontend_config());
-    Ok(())
+    Ok(emitter.table.concat())
 }
 
 impl<'a> Emitter<'a, '_> {
@@ -172,9 +186,10 @@ impl<'a> Emitter<'a, '_> {
         let align = SCRATCH_ALIGN_BYTES as i64;
         let mut known = 0i64;
         let mut pointer = scratch;
-        for local in &self.func.locals {
+        for (idx, local) in self.func.locals.iter().enumerate() {
             if local.space == Space::Reg {
-                self.locals.push(None);
+                let slot = self.in_memory.contains(&LocalId(idx as u32)).then(|| self.stack_memory(local));
+                self.locals.push(slot);
                 continue;
             }
             let mut here = pointer;
@@ -200,6 +215,14 @@ impl<'a> Emitter<'a, '_> {
         }
     }
 
+    fn stack_memory(&mut self, local: &Local) -> Value {
+        let Size::Known(bytes) = local_bytes(local) else { return self.i64_const(0) };
+        let bytes = u32::try_from(bytes.max(0)).unwrap_or(u32::MAX);
+        let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 6);
+        let slot = self.b.create_sized_stack_slot(slot);
+        self.b.ins().stack_addr(types::I64, slot, 0)
+    }
+
     /// Binds base and count of every batch axis for the tile number `tile`.
     fn bind_grid(&mut self, tile: &Val) -> Result<(), Diagnostic> {
         let mut rest = self.as_scalar(tile, DType::I64)?;
@@ -215,7 +238,7 @@ impl<'a> Emitter<'a, '_> {
                 position = self.b.ins().isub(rest, product);
                 rest = quotient;
             }
-            let base = self.scaled(position, &Size::Known(step));
+            let base = self.scaled(position, &Size::Known(step), u32::MAX);
             let count = match extent {
                 Size::Known(extent) if extent % step == 0 => Val::Const(Scalar::Int(step)),
                 _ => {
@@ -246,9 +269,14 @@ impl<'a> Emitter<'a, '_> {
         }
     }
 
+    /// Number of loops around.
+    pub(super) fn depth(&self) -> u32 {
+        self.loops.len() as u32
+    }
+
     /// Binds a variable in the scope at hand.
     pub(super) fn bind(&mut self, var: Var, val: Val) {
-        let depth = self.depth;
+        let depth = self.depth();
         if let Some(slot) = self.values.get_mut(var.0 as usize) {
             *slot = Some(Bound { val, depth });
         }
@@ -286,7 +314,7 @@ impl<'a> Emitter<'a, '_> {
         match mem {
             Mem::Local(id) => {
                 let local = &self.func.locals[id.0 as usize];
-                (local.space == Space::Reg).then_some((id, local))
+                (local.space == Space::Reg && !self.in_memory.contains(&id)).then_some((id, local))
             }
             Mem::Param(_) => None,
         }
@@ -404,22 +432,24 @@ impl<'a> Emitter<'a, '_> {
         let end = self.as_scalar(&end, DType::I64)?;
         let (before, body, exit) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         let var = self.b.append_block_param(body, types::I64);
+        let depth = self.depth();
+        self.block_depths.extend([(before, depth), (body, depth + 1), (exit, depth)]);
         if sure {
             self.b.ins().jump(before, &[]);
         } else {
             let runs = self.b.ins().icmp(IntCC::SignedLessThan, start, end);
             self.b.ins().brif(runs, before, &[], exit, &[]);
         }
-        // Cranelift hoists invariants to the end of this block, behind the guard.
+        // Invariants of the loop are written to the end of this block, behind the guard.
         self.b.switch_to_block(before);
         self.b.seal_block(before);
         self.b.ins().jump(body, &[BlockArg::Value(start)]);
         self.b.switch_to_block(body);
         self.cache.open();
-        self.depth += 1;
+        self.loops.push(before);
         self.touch_all();
         fill(self, Val::Uniform(var))?;
-        self.depth -= 1;
+        self.loops.pop();
         self.cache.close();
         let step = self.i64_const(step);
         let next = self.b.ins().iadd(var, step);

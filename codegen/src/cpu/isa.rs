@@ -25,11 +25,13 @@ fn build(pic: bool) -> Result<OwnedTargetIsa, Diagnostic> {
     let mut flags = settings::builder();
     let verifier = if cfg!(debug_assertions) { "true" } else { "false" };
     let choices = [
-        ("opt_level", "speed"),
+        ("opt_level", "none"),
         ("is_pic", if pic { "true" } else { "false" }),
         ("use_colocated_libcalls", "false"),
         ("unwind_info", "false"),
-        ("enable_probestack", "false"),
+        // Frames that exceed a page touch each of its pages in order, so that an overflow meets the guard page.
+        ("enable_probestack", "true"),
+        ("probestack_strategy", "inline"),
         ("enable_verifier", verifier),
     ];
     for (name, value) in choices {

@@ -6,10 +6,11 @@ use super::{emit, isa};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::kernel;
 use birkhoff_ir::kernel::abi::KernelFn;
-use cranelift_codegen::ir::UserFuncName;
+use cranelift_codegen::Context;
+use cranelift_codegen::ir::GlobalValueData;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{Module, default_libcall_names};
+use cranelift_module::{DataDescription, FuncId, Module, ModuleError, default_libcall_names};
 
 /// What to make beside the code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,7 +24,7 @@ pub struct Options {
 pub struct Listing {
     /// The kernel's name.
     pub name: String,
-    /// Cranelift IR, before Cranelift optimises it.
+    /// Cranelift IR.
     pub clif: String,
     /// Instructions with register names.
     pub asm: String,
@@ -90,41 +91,28 @@ pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnost
     let (mut ids, mut listings, mut code_bytes) = (vec![], vec![], 0);
     let mut ctx = module.make_context();
     let mut scratch = FunctionBuilderContext::new();
-    for (idx, func) in kernels.iter().enumerate() {
-        ctx.clear();
-        ctx.func.name = UserFuncName::user(0, idx as u32);
-        ctx.func.signature = emit::signature(module.isa());
-        if let Err(error) = emit::emit(func, module.isa(), &mut ctx.func, &mut scratch) {
-            // A kernel given up half-way leaves the builder's state unusable.
-            scratch = FunctionBuilderContext::new();
-            errors.0.push(error);
-            continue;
-        }
-        let clif = if options.listings { ctx.func.display().to_string() } else { String::new() };
-        ctx.set_disasm(options.listings);
-        let defined = module
-            .declare_anonymous_function(&ctx.func.signature)
-            .and_then(|id| module.define_function(id, &mut ctx).map(|()| id));
-        match defined {
+    for func in kernels {
+        match define(&mut module, &mut ctx, &mut scratch, func, options) {
             Ok(id) => ids.push(id),
             Err(error) => {
-                errors.0.push(compile_error(func, &error));
+                // A kernel given up half-way leaves the builder's state unusable.
+                scratch = FunctionBuilderContext::new();
+                errors.0.push(error);
                 continue;
             }
         }
-        if let Some(code) = ctx.compiled_code() {
-            code_bytes += code.code_info().total_size as usize;
-            if options.listings {
-                let asm = code.vcode.clone().unwrap_or_default();
-                listings.push(Listing { name: func.name.to_string(), clif, asm });
-            }
+        let Some(code) = ctx.compiled_code() else { continue };
+        code_bytes += code.code_info().total_size as usize;
+        if options.listings {
+            let asm = code.vcode.clone().unwrap_or_default();
+            listings.push(Listing { name: func.name.to_string(), clif: ctx.func.display().to_string(), asm });
         }
     }
     errors.into_result(())?;
-    module.finalize_definitions().map_err(|error| {
-        Diagnostics::from(Diagnostic::device(format!("no memory for machine code: {error}")))
-    })?;
-    let entry = |id: &cranelift_module::FuncId| {
+    module
+        .finalize_definitions()
+        .map_err(|error| Diagnostic::device(format!("no memory for machine code: {error}")))?;
+    let entry = |id: &FuncId| {
         let code = module.get_finalized_function(*id);
         // SAFETY: the function was emitted with the signature of `KernelFn`.
         unsafe { std::mem::transmute::<*const u8, KernelFn>(code) }
@@ -133,10 +121,45 @@ pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnost
     Ok(Image { module: Some(module), entries, listings, code_bytes })
 }
 
+/// Compiles one kernel into the module; `ctx` keeps its code and Cranelift IR.
+fn define(
+    module: &mut JITModule,
+    ctx: &mut Context,
+    scratch: &mut FunctionBuilderContext,
+    func: &kernel::Func,
+    options: Options,
+) -> Result<FuncId, Diagnostic> {
+    let failed = |error: ModuleError| compile_error(func, &error);
+    ctx.clear();
+    ctx.func.signature = emit::signature(module.isa());
+    let data = module.declare_anonymous_data(false, false).map_err(failed)?;
+    let table = module.declare_data_in_func(data, &mut ctx.func);
+    if let GlobalValueData::Symbol { colocated, .. } = &mut ctx.func.global_values[table] {
+        // The table may lie anywhere in memory, too far for an address relative to the code.
+        *colocated = false;
+    }
+    let constants = emit::emit(func, module.isa(), &mut ctx.func, scratch, table)?;
+    ctx.set_disasm(options.listings);
+    let id = module.declare_anonymous_function(&ctx.func.signature).map_err(failed)?;
+    module.define_function(id, ctx).map_err(failed)?;
+    module.define_data(data, &table_data(constants)).map_err(failed)?;
+    Ok(id)
+}
+
+/// A table of vector constants as data of a module.
+pub(super) fn table_data(table: Vec<u8>) -> DataDescription {
+    let mut data = DataDescription::new();
+    // A module has no data of size 0.
+    let bytes = if table.is_empty() { vec![0; 16] } else { table };
+    data.define(bytes.into_boxed_slice());
+    data.set_align(16);
+    data
+}
+
 /// What Cranelift says about a kernel it refuses; the emitter should not have written it.
-pub(super) fn compile_error(func: &kernel::Func, error: &cranelift_module::ModuleError) -> Diagnostic {
+pub(super) fn compile_error(func: &kernel::Func, error: &ModuleError) -> Diagnostic {
     let detail = match error {
-        cranelift_module::ModuleError::Compilation(inner) => format!("{inner:?}"),
+        ModuleError::Compilation(inner) => format!("{inner:?}"),
         other => other.to_string(),
     };
     Diagnostic::verify(format!("kernel `{}` does not compile: {detail}", func.name))

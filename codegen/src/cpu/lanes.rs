@@ -9,8 +9,11 @@ use super::emit::Emitter;
 use super::regs::Slot;
 use super::value::{Val, chunk_lanes, chunk_type, n_chunks, scalar_bits};
 use birkhoff_ir::diag::Diagnostic;
+use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
-use birkhoff_ir::kernel::{AccumOp, Block, For, ForKind, Index, Inst, LocalId, Mem, Stmt, Var};
+use birkhoff_ir::kernel::{
+    AccumOp, Block, For, ForKind, Func, GridAxis, Index, Inst, LocalId, Mem, Stmt, Var,
+};
 use birkhoff_ir::scalar::Scalar;
 use cranelift_codegen::ir::{InstBuilder, Value};
 use cranelift_frontend::Variable;
@@ -68,13 +71,13 @@ impl<'a> Emitter<'a, '_> {
             var: body.var,
             width,
             base: start.clone(),
-            depth: self.depth,
+            depth: self.depth(),
             reductions: reductions.clone(),
         });
         self.start_partials(&reductions);
         let unrolled = self.indexes_reg_axis(&body.body, body.var);
         let chunk = |emitter: &mut Self, base: Val| {
-            let depth = emitter.depth;
+            let depth = emitter.depth();
             if let Some(lanes) = emitter.lanes.as_mut() {
                 (lanes.base, lanes.depth) = (base, depth);
             }
@@ -295,20 +298,72 @@ impl<'a> Emitter<'a, '_> {
         self.scalar_op(op.combine(), dtype, &all)
     }
 
-    /// True if a register array declared outside is indexed by the lane variable on its lane axis.
+    /// True if registers are indexed by the lane variable on their lane axis.
     fn indexes_reg_axis(&self, block: &[Stmt], var: Var) -> bool {
-        let by_lane = |mem: Mem, index: &[Index]| {
-            let Some((_, local)) = self.reg_local(mem) else { return false };
-            let Some((axis, _)) = local.lane_axis else { return false };
-            index.get(axis as usize).is_some_and(|index| !index.coeff(var).is_const(0))
-        };
-        block.iter().any(|stmt| match stmt {
-            Stmt::Let(_, Inst::Load(mem, index)) => by_lane(*mem, index),
-            Stmt::Store { mem, index, .. } | Stmt::Accum { mem, index, .. } => by_lane(*mem, index),
-            Stmt::For(inner) => self.indexes_reg_axis(&inner.body, var),
-            Stmt::Stage(_, body) => self.indexes_reg_axis(body, var),
-            Stmt::Let(..) | Stmt::Decl(_) => false,
-        })
+        let mut locals = BTreeSet::new();
+        collect_lane_indexed(self.func, block, var, &mut locals);
+        locals.into_iter().any(|id| self.reg_local(Mem::Local(id)).is_some())
+    }
+}
+
+/// Register arrays that a block indexes by `var` on their lane axis.
+fn collect_lane_indexed(func: &Func, block: &[Stmt], var: Var, found: &mut BTreeSet<LocalId>) {
+    let by_lane = |mem: &Mem, index: &[Index]| {
+        let Mem::Local(id) = mem else { return None };
+        let (axis, _) = func.locals[id.0 as usize].lane_axis?;
+        index.get(axis as usize).is_some_and(|index| !index.coeff(var).is_const(0)).then_some(*id)
+    };
+    for stmt in block {
+        match stmt {
+            Stmt::Let(_, Inst::Load(mem, index))
+            | Stmt::Store { mem, index, .. }
+            | Stmt::Accum { mem, index, .. } => found.extend(by_lane(mem, index)),
+            Stmt::For(inner) => collect_lane_indexed(func, &inner.body, var, found),
+            Stmt::Stage(_, body) => collect_lane_indexed(func, body, var, found),
+            Stmt::Let(..) | Stmt::Decl(_) => {}
+        }
+    }
+}
+
+/// Register arrays that some lane loop with bounds known only at run time indexes: they live in stack memory.
+pub(super) fn needing_memory(func: &Func) -> BTreeSet<LocalId> {
+    let whole =
+        |axis: &&GridAxis| axis.extent.as_const().is_some_and(|extent| extent % i64::from(axis.tile) == 0);
+    let mut constants: BTreeSet<Var> = func.grid.iter().filter(whole).map(|axis| axis.count).collect();
+    let mut found = BTreeSet::new();
+    collect_needing_memory(func, &func.body, &mut constants, &mut found);
+    found
+}
+
+fn collect_needing_memory(
+    func: &Func,
+    block: &[Stmt],
+    constants: &mut BTreeSet<Var>,
+    found: &mut BTreeSet<LocalId>,
+) {
+    for stmt in block {
+        match stmt {
+            Stmt::For(inner) => {
+                let known = |index: &Index| {
+                    let constant =
+                        |(var, coeff): &(Var, Dim)| constants.contains(var) && coeff.as_const().is_some();
+                    index.offset.as_const().is_some() && index.terms.iter().all(constant)
+                };
+                let bounded = known(&inner.start) && known(&inner.end);
+                match inner.kind {
+                    ForKind::Lanes { .. } if !bounded => {
+                        collect_lane_indexed(func, &inner.body, inner.var, found);
+                    }
+                    ForKind::Unroll => {
+                        constants.insert(inner.var);
+                    }
+                    ForKind::Lanes { .. } | ForKind::Seq => {}
+                }
+                collect_needing_memory(func, &inner.body, constants, found);
+            }
+            Stmt::Stage(_, body) => collect_needing_memory(func, body, constants, found),
+            Stmt::Let(..) | Stmt::Store { .. } | Stmt::Accum { .. } | Stmt::Decl(_) => {}
+        }
     }
 }
 

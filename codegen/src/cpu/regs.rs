@@ -27,8 +27,8 @@ enum RegShape {
     Scalars,
     /// One value per lane of the loop around.
     PerLane,
-    /// Full chunks of `width` along the lane axis, then `len % width` scalars.
-    LaneAxis { len: i64, width: u32 },
+    /// Chunks of `width` along the lane axis.
+    LaneAxis { width: u32 },
 }
 
 /// One element of a register array, or one chunk of its lane axis.
@@ -44,7 +44,7 @@ pub(super) struct Slot {
 impl Emitter<'_, '_> {
     /// Starts the life of a register array: fresh variables, zero so that no loop carries older values.
     pub(super) fn declare_reg(&mut self, id: LocalId) -> Result<(), Diagnostic> {
-        let local = &self.func.locals[id.0 as usize];
+        let Some((_, local)) = self.reg_local(Mem::Local(id)) else { return Ok(()) };
         let dtype = local.dtype.compute();
         let extents: Option<Vec<i64>> = local.shape.iter().map(|dim| dim.as_const()).collect();
         let Some(extents) = extents else {
@@ -64,10 +64,13 @@ impl Emitter<'_, '_> {
                 let Some(len) = extents.get(axis as usize).copied() else {
                     return Err(self.broken("a register array lacks its lane axis"));
                 };
+                if len % i64::from(width) != 0 {
+                    return Err(
+                        self.broken("the lane axis of a register array is not a multiple of its width")
+                    );
+                }
                 let chunks = (len / i64::from(width)) as usize * n_chunks(dtype, width);
-                let mut types = vec![chunk_type(dtype, width); chunks];
-                types.extend(vec![scalar_type(dtype); (len % i64::from(width)) as usize]);
-                (RegShape::LaneAxis { len, width }, types)
+                (RegShape::LaneAxis { width }, vec![chunk_type(dtype, width); chunks])
             }
             (Some(_), Some(_)) => {
                 return Err(self.broken("a register array with a lane axis is declared inside a lane loop"));
@@ -183,12 +186,12 @@ impl Emitter<'_, '_> {
             RegShape::PerLane => {
                 Err(self.broken("a register array is used outside the loop that declares it"))
             }
-            RegShape::LaneAxis { len, width } if slot.by_lane => {
-                let range = self.chunk_range(array.dtype, slot.position, len, width)?;
+            RegShape::LaneAxis { width } if slot.by_lane => {
+                let range = self.chunk_range(array.dtype, slot.position, width)?;
                 Ok(Val::Lanes(self.use_all(&vars[range])))
             }
-            RegShape::LaneAxis { len, width } => {
-                let (var, lane) = lane_position(array.dtype, slot.position, len, width);
+            RegShape::LaneAxis { width } => {
+                let (var, lane) = lane_position(array.dtype, slot.position, width);
                 let value = self.b.use_var(vars[var]);
                 Ok(Val::Uniform(match lane {
                     Some(lane) => self.extract(array.dtype, value, lane),
@@ -207,12 +210,12 @@ impl Emitter<'_, '_> {
             RegShape::PerLane => {
                 return Err(self.broken("a register array is used outside the loop that declares it"));
             }
-            RegShape::LaneAxis { len, width } if slot.by_lane => {
-                let range = self.chunk_range(array.dtype, slot.position, len, width)?;
+            RegShape::LaneAxis { width } if slot.by_lane => {
+                let range = self.chunk_range(array.dtype, slot.position, width)?;
                 (vars[range].to_vec(), self.as_lanes(val, array.dtype)?)
             }
-            RegShape::LaneAxis { len, width } => {
-                let (var, lane) = lane_position(array.dtype, slot.position, len, width);
+            RegShape::LaneAxis { width } => {
+                let (var, lane) = lane_position(array.dtype, slot.position, width);
                 let mut value = self.as_scalar(val, array.dtype)?;
                 if let Some(lane) = lane {
                     let chunk = self.b.use_var(vars[var]);
@@ -232,11 +235,10 @@ impl Emitter<'_, '_> {
         &self,
         dtype: DType,
         position: i64,
-        len: i64,
         width: u32,
     ) -> Result<std::ops::Range<usize>, Diagnostic> {
         let step = i64::from(width);
-        if position % step != 0 || position + step > len || self.width() != width {
+        if position % step != 0 || self.width() != width {
             return Err(self.broken("a lane loop does not fit the chunks of the register array it indexes"));
         }
         let first = (position / step) as usize * n_chunks(dtype, width);
@@ -245,13 +247,8 @@ impl Emitter<'_, '_> {
 }
 
 /// The variable that holds a position of the lane axis, and its lane there (none in a scalar).
-fn lane_position(dtype: DType, position: i64, len: i64, width: u32) -> (usize, Option<u32>) {
-    let full = len - len % i64::from(width);
+fn lane_position(dtype: DType, position: i64, width: u32) -> (usize, Option<u32>) {
     let per_chunk = i64::from(chunk_lanes(dtype, width));
-    let n_full = (full / per_chunk) as usize;
-    if position >= full {
-        return (n_full + (position - full) as usize, None);
-    }
     let lane = (per_chunk > 1).then_some((position % per_chunk) as u32);
     ((position / per_chunk) as usize, lane)
 }

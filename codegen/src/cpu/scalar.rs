@@ -4,7 +4,7 @@
 //! Assumes dtypes as [`ScalarOp::infer`] gives them. Integer operations never trap.
 
 use super::emit::Emitter;
-use super::value::{Val, chunk_type, scalar_type, vector_type};
+use super::value::{Val, chunk_type, n_chunks, scalar_bits, scalar_type, vector_type};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Inst, Var, math};
@@ -53,7 +53,8 @@ impl Emitter<'_, '_> {
         args: &[(Val, DType)],
     ) -> Result<Val, Diagnostic> {
         let operand = args[args.len() - 1].1;
-        if !operand.is_float()
+        let exact = matches!(op, ScalarOp::Neg | ScalarOp::Abs);
+        if (exact || !operand.is_float())
             && let Some(consts) = all_const(args)
         {
             return Ok(Val::Const(scalar::eval(op, operand, &consts)));
@@ -91,14 +92,22 @@ impl Emitter<'_, '_> {
             }
             return Ok(Val::Uniform(f(self, scalar_type(dtype), &values)?));
         }
+        // Constants are fetched chunk by chunk, so that each becomes an operand of its instruction.
         let mut lanes = vec![];
         for (arg, _) in args {
-            lanes.push(self.as_lanes(arg, dtype)?);
+            lanes.push(if matches!(arg, Val::Const(_)) { None } else { Some(self.as_lanes(arg, dtype)?) });
         }
-        let ty = chunk_type(dtype, self.width());
+        let width = self.width();
+        let ty = chunk_type(dtype, width);
         let mut chunks = vec![];
-        for idx in 0..lanes[0].len() {
-            let values: Vec<Value> = lanes.iter().map(|lane| lane[idx]).collect();
+        for idx in 0..n_chunks(dtype, width) {
+            let mut values = vec![];
+            for (lane, (arg, _)) in lanes.iter().zip(args) {
+                values.push(match lane {
+                    Some(lane) => lane[idx],
+                    None => self.chunk_const(arg, dtype)?,
+                });
+            }
             chunks.push(f(self, ty, &values)?);
         }
         Ok(Val::Lanes(chunks))
@@ -257,6 +266,13 @@ impl Emitter<'_, '_> {
         }
         let wide = vector_type(dtype).lane_bits() == 64;
         let masks = if wide { self.as_mask64(flag)? } else { self.as_lanes(flag, DType::Bool)? };
+        let ty = chunk_type(dtype, self.width());
+        if ty.is_vector() && is_zero(&data[1].0, dtype) {
+            // One mask operation in place of a blend.
+            let on = self.as_lanes(&data[0].0, dtype)?;
+            let pairs: Vec<(Value, Value)> = masks.into_iter().zip(on).collect();
+            return Ok(Val::Lanes(pairs.into_iter().map(|(mask, on)| self.masked(ty, mask, on)).collect()));
+        }
         let on = self.as_lanes(&data[0].0, dtype)?;
         let off = self.as_lanes(&data[1].0, dtype)?;
         let mut chunks = vec![];
@@ -264,6 +280,14 @@ impl Emitter<'_, '_> {
             chunks.push(self.choose(mask, on, off));
         }
         Ok(Val::Lanes(chunks))
+    }
+
+    /// `value` where the mask is set, else 0.
+    fn masked(&mut self, ty: Type, mask: Value, value: Value) -> Value {
+        let int = self.b.func.dfg.value_type(mask);
+        let bits = self.bitcast(int, value);
+        let bits = self.b.ins().band(mask, bits);
+        self.bitcast(ty, bits)
     }
 
     /// `(flag and a) or (not flag and b)`.
@@ -348,6 +372,11 @@ impl Emitter<'_, '_> {
             }
         }
     }
+}
+
+/// True for a constant all of whose bits are 0.
+fn is_zero(val: &Val, dtype: DType) -> bool {
+    matches!(val, Val::Const(value) if scalar_bits(dtype, *value) == 0)
 }
 
 fn all_const(args: &[(Val, DType)]) -> Option<Vec<Scalar>> {

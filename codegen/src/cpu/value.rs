@@ -10,7 +10,7 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{ConstantData, Endianness, InstBuilder, MemFlagsData, Type, Value, types};
+use cranelift_codegen::ir::{Endianness, InstBuilder, MemFlagsData, Type, Value, ValueDef, types};
 
 /// What a kernel variable is bound to while its scope is emitted.
 #[derive(Clone, Debug)]
@@ -85,46 +85,54 @@ pub(super) fn scalar_bits(dtype: DType, value: Scalar) -> u64 {
     }
 }
 
+/// Bits as the immediate of an integer constant, which Cranelift wants sign-extended.
+fn narrow_bits(ty: Type, bits: u64) -> i64 {
+    match ty {
+        types::I8 => i64::from(bits as u8),
+        types::I16 => i64::from(bits as u16),
+        types::I32 => i64::from(bits as u32),
+        _ => bits as i64,
+    }
+}
+
 impl Emitter<'_, '_> {
     /// The width of the lane loop around, or 1.
     pub(super) fn width(&self) -> u32 {
         self.lanes.as_ref().map_or(1, |lanes| lanes.width)
     }
 
-    /// A constant of scalar or vector type whose every element has these bits, made once per kernel.
+    /// A constant of scalar or vector type whose every element has these bits, for the instruction that comes next.
+    ///
+    /// Vectors are loaded from the kernel's table right where they are used: the load becomes an operand of the instruction,
+    /// while constants kept in registers would crowd out the data.
     pub(super) fn bits_const(&mut self, ty: Type, bits: u64) -> Value {
-        if let Some(value) = self.consts.get(&(ty, bits)) {
-            return *value;
-        }
-        let mut cursor = FuncCursor::new(self.b.func).at_last_inst(self.const_block);
         let lane = ty.lane_type();
-        let value = if ty.is_vector() {
-            let bytes = bits.to_le_bytes();
-            let elem = &bytes[..lane.bytes() as usize];
-            let data: ConstantData = elem.repeat(ty.lane_count() as usize).into();
-            let constant = cursor.func.dfg.constants.insert(data);
-            cursor.ins().vconst(ty, constant)
-        } else {
-            match lane {
-                types::F32 => cursor.ins().f32const(f32::from_bits(bits as u32)),
-                types::F64 => cursor.ins().f64const(f64::from_bits(bits)),
-                _ => cursor.ins().iconst(lane, bits as i64),
-            }
-        };
-        self.consts.insert((ty, bits), value);
-        value
+        if !ty.is_vector() {
+            return match lane {
+                types::F32 => self.b.ins().f32const(f32::from_bits(bits as u32)),
+                types::F64 => self.b.ins().f64const(f64::from_bits(bits)),
+                _ => self.b.ins().iconst(lane, narrow_bits(lane, bits)),
+            };
+        }
+        let elem = &bits.to_le_bytes()[..lane.bytes() as usize];
+        let mut bytes = [0; 16];
+        bytes.chunks_exact_mut(elem.len()).for_each(|chunk| chunk.copy_from_slice(elem));
+        self.vector_const(ty, bytes)
     }
 
-    /// A vector constant of 16 bytes, made once per kernel.
+    /// A vector constant of 16 bytes.
     pub(super) fn vector_const(&mut self, ty: Type, bytes: [u8; 16]) -> Value {
-        if let Some(value) = self.vector_consts.get(&(ty, bytes)) {
-            return *value;
+        if bytes == [0; 16] || bytes == [0xff; 16] {
+            let constant = self.b.func.dfg.constants.insert(bytes.to_vec().into());
+            return self.b.ins().vconst(ty, constant);
         }
-        let mut cursor = FuncCursor::new(self.b.func).at_last_inst(self.const_block);
-        let constant = cursor.func.dfg.constants.insert(bytes.to_vec().into());
-        let value = cursor.ins().vconst(ty, constant);
-        self.vector_consts.insert((ty, bytes), value);
-        value
+        let next = self.table.len();
+        let row = *self.table_rows.entry(bytes).or_insert(next);
+        if row == next {
+            self.table.push(bytes);
+        }
+        let flags = MemFlagsData::trusted().with_readonly();
+        self.b.ins().load(ty, flags, self.table_pointer, 16 * row as i32)
     }
 
     /// An i64 constant.
@@ -148,13 +156,7 @@ impl Emitter<'_, '_> {
         let width = self.width();
         let (ty, count) = (chunk_type(dtype, width), n_chunks(dtype, width));
         match val {
-            Val::Const(value) => {
-                let mut bits = scalar_bits(dtype, *value);
-                if dtype == DType::Bool && ty.is_vector() {
-                    bits = if bits == 0 { 0 } else { u64::from(u32::MAX) };
-                }
-                Ok(vec![self.bits_const(ty, bits); count])
-            }
+            Val::Const(_) => Ok(vec![self.chunk_const(val, dtype)?; count]),
             Val::Uniform(value) if !ty.is_vector() => Ok(vec![*value; count]),
             Val::Uniform(value) if dtype == DType::Bool => {
                 Ok(vec![self.splat_mask(types::I32X4, *value); count])
@@ -163,6 +165,17 @@ impl Emitter<'_, '_> {
             Val::Lanes(chunks) => Ok(chunks.clone()),
             Val::Mask64(masks) => Ok(self.narrow_masks(masks)),
         }
+    }
+
+    /// One chunk of a constant.
+    pub(super) fn chunk_const(&mut self, val: &Val, dtype: DType) -> Result<Value, Diagnostic> {
+        let Val::Const(value) = val else { return Err(self.broken("a constant is expected")) };
+        let ty = chunk_type(dtype, self.width());
+        let mut bits = scalar_bits(dtype, *value);
+        if dtype == DType::Bool && ty.is_vector() && bits != 0 {
+            bits = u64::from(u32::MAX);
+        }
+        Ok(self.bits_const(ty, bits))
     }
 
     /// A per-lane bool as masks of 64-bit elements.
@@ -186,9 +199,29 @@ impl Emitter<'_, '_> {
         if let Some(found) = self.cache.get(&key) {
             return found[0];
         }
-        let splat = self.b.ins().splat(ty, value);
-        self.cache.insert(key, vec![splat]);
+        let depth = self.value_depth(value);
+        let splat = self.cursor_at(depth).ins().splat(ty, value);
+        self.cache.insert_at(depth as usize + 1, key, vec![splat]);
         splat
+    }
+
+    /// Number of loops around the definition of a value.
+    fn value_depth(&self, value: Value) -> u32 {
+        let dfg = &self.b.func.dfg;
+        let block = match dfg.value_def(dfg.resolve_aliases(value)) {
+            ValueDef::Result(inst, _) => self.b.func.layout.inst_block(inst),
+            ValueDef::Param(block, _) => Some(block),
+            ValueDef::Union(..) => None,
+        };
+        block.and_then(|block| self.block_depths.get(&block).copied()).unwrap_or(self.depth())
+    }
+
+    /// Where to write what depends on values bound inside `depth` loops only: before the loop one deeper, if that is around.
+    pub(super) fn cursor_at(&mut self, depth: u32) -> FuncCursor<'_> {
+        match self.loops.get(depth as usize) {
+            Some(before) => FuncCursor::new(self.b.func).at_last_inst(*before),
+            None => self.b.cursor(),
+        }
     }
 
     fn splat_mask(&mut self, ty: Type, flag: Value) -> Value {

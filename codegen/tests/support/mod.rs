@@ -173,9 +173,9 @@ pub fn samples(dtype: DType, len: usize, seed: u64) -> Vec<Scalar> {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     (0..len)
         .map(|_| {
-            let pick = rng.bits() % 4 == 0;
+            let pick = rng.bits().is_multiple_of(4);
             match dtype {
-                DType::Bool => Scalar::Bool(rng.bits() % 3 == 0),
+                DType::Bool => Scalar::Bool(rng.bits().is_multiple_of(3)),
                 DType::I32 if pick => Scalar::Int(
                     [0, 1, -1, i64::from(i32::MIN), i64::from(i32::MAX)][(rng.bits() % 5) as usize],
                 ),

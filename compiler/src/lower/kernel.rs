@@ -271,7 +271,7 @@ impl KernelLowering<'_, '_> {
         let dtype = info.ty.dtype.compute();
         let name = unique_name(&mut self.names, info.name.as_deref().unwrap_or("tmp"));
         let mem = self.lowering.emitter.local(Local { name, dtype, shape, space: Space::Tile, lane_axis: None });
-        Place::Local { mem, classes }
+        Place::Local { mem, classes, like: value }
     }
 
     // ---- items ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ pub fn assign_slots(program: &mut Program) {
     live_ranges(&program.steps, &mut 0, &mut lives);
     let mut order: Vec<(BufferId, (usize, usize))> = lives.into_iter().collect();
     order.sort_by_key(|(id, (first, _))| (*first, *id));
+    let mut swapped = BTreeSet::new();
+    swapping(&program.steps, &mut swapped);
     let mut slots: Vec<(Vec<Dim>, usize)> = vec![];
     for (id, (first, last)) in order {
         let buffer = &program.buffers[id.0 as usize];
@@ -24,12 +26,14 @@ pub fn assign_slots(program: &mut Program) {
         }
         let bytes = buffer.size_bytes();
         let free = |(_, busy_until): &(Vec<Dim>, usize)| *busy_until < first;
-        let same = slots.iter().position(|slot| free(slot) && slot.0.contains(&bytes));
-        let slot = same.or_else(|| slots.iter().position(free)).unwrap_or_else(|| {
+        // Memory that swaps changes hands for good, so nobody else may count on it.
+        let shares = !swapped.contains(&id);
+        let same = slots.iter().position(|slot| shares && free(slot) && slot.0.contains(&bytes));
+        let slot = same.or_else(|| slots.iter().position(|slot| shares && free(slot))).unwrap_or_else(|| {
             slots.push((vec![], 0));
             slots.len() - 1
         });
-        slots[slot].1 = last;
+        slots[slot].1 = if shares { last } else { usize::MAX };
         add_size(&mut slots[slot].0, bytes);
         program.buffers[id.0 as usize].kind = BufferKind::Temp(slot as u32);
     }
@@ -83,6 +87,16 @@ fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives) {
                     *life = (life.0.min(start), end);
                 }
             }
+        }
+    }
+}
+
+/// The buffers that exchange their memory.
+fn swapping(steps: &[Step], swapped: &mut BTreeSet<BufferId>) {
+    for step in steps {
+        if let Step::Loop { body, swaps, .. } = step {
+            swapped.extend(swaps.iter().flat_map(|(now, next)| [*now, *next]));
+            swapping(body, swapped);
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod emit;
 pub mod kernel;
 pub mod memory;
 pub mod nest;
+pub mod price;
 pub mod program;
 pub mod tokens;
 pub mod value;

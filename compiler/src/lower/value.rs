@@ -29,6 +29,8 @@ pub enum Place {
         mem: Mem,
         /// The classes of its axes.
         classes: Vec<Class>,
+        /// The value whose axes those classes are; others of its shape may be kept there too (the state of a loop).
+        like: V,
     },
 }
 
@@ -112,10 +114,10 @@ impl<'a> Lowering<'a> {
     pub fn place_index(&mut self, place: &Place, value: V, coords: &[Index]) -> (Mem, Vec<Index>) {
         match place {
             Place::Param(mem) => (*mem, coords.to_vec()),
-            Place::Local { mem, classes } => {
+            Place::Local { mem, classes, like } => {
                 let mut by_class: BTreeMap<Class, Index> = BTreeMap::new();
                 for (axis, index) in coords.iter().enumerate() {
-                    let leaves = self.walk.axes.leaves(value, axis);
+                    let leaves = self.walk.axes.leaves(*like, axis);
                     if let [leaf] = leaves.as_slice() {
                         by_class.insert(*leaf, index.clone());
                         continue;

@@ -175,7 +175,11 @@ fn memory_reads(walk: &Walk<'_>, node: N) -> BTreeSet<V> {
     for inner in walk.body_nodes(node) {
         open.extend(walk.graph.nodes[inner].args.iter().copied());
     }
+    let mut seen = BTreeSet::new();
     while let Some(value) = open.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
         match walk.graph.values[value].source {
             Source::Input(_) if walk.graph.values[value].ty.n_elems().as_const().is_none_or(|n| n > 64) => {
                 reads.insert(value);

@@ -185,6 +185,7 @@ impl Stager<'_> {
         };
         let lanes_agree = match (other.lanes, nest.lanes) {
             (Lanes::Block(_), _) | (_, Lanes::Block(_)) => true,
+            (Lanes::Loop(a, _), Lanes::Loop(b, _)) => a == b,
             (a, b) => a == b,
         };
         // What the node reads from the stage itself must be there already, at this very place.
@@ -240,7 +241,7 @@ impl Stager<'_> {
             }
         }
         let reads = self.memory_reads(node);
-        let width = self.lane_width(node);
+        let width = self.lane_width(node, !large_summed.is_empty());
         // An accumulator axis kept in registers: the innermost result axis of moderate extent, where sums are long.
         let medium = match large_outer.last() {
             Some(class) if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= MAX_MEDIUM) => {
@@ -297,13 +298,13 @@ impl Stager<'_> {
         }
     }
 
-    /// Elements per lane chunk: two native vectors of the widest type involved hide latency.
-    fn lane_width(&self, node: N) -> u32 {
+    /// Elements per lane chunk: two native vectors of the widest type involved hide latency, where there are not several
+    /// accumulators that do.
+    fn lane_width(&self, node: N, has_accumulators: bool) -> u32 {
         let graph = self.walk.graph;
         let bytes = graph.nodes[node].results.iter().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max();
         let native = (self.native_lanes * 4 / bytes.unwrap_or(4).clamp(4, 8) as u32).max(2);
-        let has_block = !self.walk.axes.of_sums(node).is_empty();
-        if has_block { native } else { 2 * native }
+        if has_accumulators { native } else { 2 * native }
     }
 
     /// How `node` reads memory, through inlined nodes, in terms of classes.
@@ -395,4 +396,7 @@ fn merge(own: &mut Nest, new: &Nest) {
         own.lanes = new.lanes;
     }
     own.n_tokens = n_tokens;
+    if let (Lanes::Loop(class, own_width), Lanes::Loop(_, new_width)) = (own.lanes, new.lanes) {
+        own.lanes = Lanes::Loop(class, own_width.min(new_width));
+    }
 }

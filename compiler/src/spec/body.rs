@@ -25,12 +25,8 @@ pub fn add(
     errors: &mut Errors,
 ) {
     let before = errors.len();
-    let slots: Vec<Slot> = function
-        .inputs
-        .0
-        .iter()
-        .filter_map(|(name, tensor)| input(scope, name, tensor, errors))
-        .collect();
+    let slots: Vec<Slot> =
+        function.inputs.0.iter().filter_map(|(name, tensor)| input(scope, name, tensor, errors)).collect();
     if errors.len() > before {
         return;
     }
@@ -57,6 +53,12 @@ pub fn add(
         if offset_bytes == 0 {
             // Escapes moved the statements: only the text as a whole has a place.
             diags.0.iter_mut().for_each(|diag| diag.span = Span::new(body.span()));
+        }
+        // Statements alone would declare names with `dim` and `param`; a spec has tables for them.
+        for (form, table) in [("declare it with `dim", "[dims]"), ("declare it with `param", "[params]")] {
+            for diag in diags.0.iter_mut().filter(|diag| diag.help.starts_with(form)) {
+                diag.help = format!("declare it in {table}");
+            }
         }
         errors.extend(diags);
         return;

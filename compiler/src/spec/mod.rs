@@ -65,6 +65,10 @@ fn modules<'i>(source: &'i str, document: DeTable<'i>, errors: &mut Errors) -> M
     }
     for (key, value) in functions {
         let (name, _) = checked_name(key.get_ref(), key.span(), "a function", errors);
+        if scope.module.find(&name).is_some() {
+            errors.add(key.span(), format!("`{name}` is the name of a loop body made for a stack")).help =
+                "choose another name".into();
+        }
         if let Some(function) = read::decode::<Function>(value, errors) {
             add_function(source, &mut scope, &stacks, &name, key.span(), &function, errors);
         }
@@ -76,7 +80,11 @@ fn modules<'i>(source: &'i str, document: DeTable<'i>, errors: &mut Errors) -> M
 }
 
 /// The stacks by name; `None` for those with errors.
-fn resolve_stacks(stacks: Vec<Entry<'_>>, scope: &Scope, errors: &mut Errors) -> BTreeMap<Sym, Option<Stack>> {
+fn resolve_stacks(
+    stacks: Vec<Entry<'_>>,
+    scope: &Scope,
+    errors: &mut Errors,
+) -> BTreeMap<Sym, Option<Stack>> {
     let mut resolved = BTreeMap::new();
     for (key, value) in stacks {
         let (name, _) = checked_name(key.get_ref(), key.span(), "a stack", errors);
@@ -107,7 +115,8 @@ fn add_function(
         }
         (Some(stack), None) => {
             let Some(part) = &function.part else {
-                errors.add(span, format!("the function `{name}` does not say which `part` of the stack it is"));
+                errors
+                    .add(span, format!("the function `{name}` does not say which `part` of the stack it is"));
                 return;
             };
             if function.export == Some(false) {

@@ -68,8 +68,7 @@ pub fn document<'i>(source: &'i str, errors: &mut Errors) -> Option<DeTable<'i>>
         return Some(table.into_inner());
     }
     for error in syntax_errors {
-        let diag = diagnostic(&error, 0..source.len());
-        errors.push(Diagnostic { message: format!("not TOML: {}", diag.message), ..diag });
+        errors.push(syntax_error(&error, 0..source.len()));
     }
     None
 }
@@ -107,15 +106,31 @@ pub fn decode<'i, T: Deserialize<'i>>(value: Spanned<DeValue<'i>>, errors: &mut 
     }
 }
 
-/// The error at its place, or at `place` where it has none; the choice that serde offers becomes the remedy.
+/// The error at its place, or at `place` where it has none, in the words of a spec; the choice that serde offers becomes the
+/// remedy.
 fn diagnostic(error: &Error, place: Range<usize>) -> Diagnostic {
     let span = Span::new(error.span().unwrap_or(place));
     let message = error.message().trim_end();
+    if message.starts_with("wanted string") {
+        return Diagnostic::input(span, "expected a word in quotes");
+    }
     match message.split_once(", expected ") {
         Some((found, expected)) if message.starts_with("unknown ") => {
             let expected = expected.trim_start_matches("one of ");
-            Diagnostic::input(span, found).help(format!("expected one of {expected}"))
+            Diagnostic::input(span, found.replace("variant", "word"))
+                .help(format!("expected one of {expected}"))
         }
-        _ => Diagnostic::input(span, message),
+        Some((found, expected)) => {
+            let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
+            let found = found.trim_end_matches(" as i128").trim_end_matches(" as u128");
+            Diagnostic::input(span, format!("expected {expected}, found {found}"))
+        }
+        None => Diagnostic::input(span, message),
     }
+}
+
+/// An error of the TOML parser, at its place.
+fn syntax_error(error: &Error, place: Range<usize>) -> Diagnostic {
+    let span = Span::new(error.span().unwrap_or(place));
+    Diagnostic::input(span, format!("not TOML: {}", error.message().trim_end()))
 }

@@ -12,6 +12,7 @@ use birkhoff_ir::dim::{Dim, SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
 use birkhoff_ir::tensor::{Attr, DimDecl, DimKind, Domain, F64, Module, ParamDecl, TensorType};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use toml::Spanned;
 
@@ -31,6 +32,8 @@ pub struct Scope {
     pub weights: DType,
     /// Element type of arithmetic and accumulation.
     pub compute: DType,
+    /// Parameters whose declarations are at fault: what refers to them is not at fault again.
+    broken_params: BTreeSet<String>,
 }
 
 /// One input of a function.
@@ -100,12 +103,13 @@ impl Scope {
         for (key, value) in dims {
             let (name, span) = checked_name(key.get_ref(), key.span(), "a dim", errors);
             let value_span = value.span();
-            if let Some(form) = read::decode::<DimForm>(value, errors)
-                && let Some(kind) = dim_kind(&form, value_span, errors)
-            {
-                module.dims.push(DimDecl { name, kind, span });
-            }
+            let form = read::decode::<DimForm>(value, errors);
+            let kind = form.and_then(|form| dim_kind(&form, value_span, errors));
+            // A dim whose declaration is at fault is still declared: what refers to it is not at fault again.
+            let kind = kind.unwrap_or(DimKind::Static(None));
+            module.dims.push(DimDecl { name, kind, span });
         }
+        let mut broken_params = BTreeSet::new();
         for (key, value) in params {
             let (name, span) = checked_name(key.get_ref(), key.span(), "a parameter", errors);
             if module.dim(&name).is_some() {
@@ -113,28 +117,33 @@ impl Scope {
             }
             let value_span = value.span();
             let scalar = match read::decode::<Number>(value, errors) {
-                Some(Number::Int(value)) => Scalar::Int(value),
-                Some(Number::Float(value)) if value.is_finite() => Scalar::Float(value),
-                Some(Number::Bool(value)) => Scalar::Bool(value),
+                Some(Number::Int(value)) => Some(Scalar::Int(value)),
+                Some(Number::Float(value)) if value.is_finite() => Some(Scalar::Float(value)),
+                Some(Number::Bool(value)) => Some(Scalar::Bool(value)),
                 Some(Number::Float(_) | Number::Text(_)) => {
-                    errors.add(value_span, "the default of a parameter must be a finite number, true or false");
-                    continue;
+                    errors
+                        .add(value_span, "the default of a parameter must be a finite number, true or false");
+                    None
                 }
-                None => continue,
+                None => None,
             };
-            module.params.push(ParamDecl { name, value: scalar, span });
+            match scalar {
+                Some(value) => module.params.push(ParamDecl { name, value, span }),
+                None => {
+                    broken_params.insert(name.to_string());
+                }
+            }
         }
         let storage = dtype(dtypes.storage.as_ref(), errors).unwrap_or(DType::F32);
         let compute = dtype(dtypes.compute.as_ref(), errors).unwrap_or(storage.compute());
         if compute.compute() != compute
             && let Some(text) = &dtypes.compute
         {
-            errors
-                .add(text.span(), format!("arithmetic is done in f32 or f64, found {compute}"))
-                .help = format!("store in {compute} with `storage` or `weights`");
+            errors.add(text.span(), format!("arithmetic is done in f32 or f64, found {compute}")).help =
+                format!("store in {compute} with `storage` or `weights`");
         }
         let weights = dtype(dtypes.weights.as_ref(), errors).unwrap_or(compute);
-        Scope { module, storage, weights, compute }
+        Scope { module, storage, weights, compute, broken_params }
     }
 
     /// The size that `text` says.
@@ -159,7 +168,10 @@ impl Scope {
             return Some(dim);
         };
         errors
-            .add(size.span(), format!("{what} must be known at compile time, `{run_time}` is known at run time"))
+            .add(
+                size.span(),
+                format!("{what} must be known at compile time, `{run_time}` is known at run time"),
+            )
             .help = format!("declare {run_time} = \"input\", or a number, in [dims]");
         None
     }
@@ -169,8 +181,7 @@ impl Scope {
     }
 
     fn declared(&self, dim: &Dim, span: Range<usize>, errors: &mut Errors) -> bool {
-        let unknown: Vec<Sym> =
-            dim.syms().into_iter().filter(|sym| self.module.dim(sym).is_none()).collect();
+        let unknown: Vec<Sym> = dim.syms().into_iter().filter(|sym| self.module.dim(sym).is_none()).collect();
         for sym in &unknown {
             let known: Vec<&str> = self.module.dims.iter().map(|decl| decl.name.as_str()).collect();
             errors.add(span.clone(), format!("there is no dim `{sym}`")).help =
@@ -224,7 +235,7 @@ impl Scope {
             return None;
         };
         let found = self.module.param(name);
-        if found.is_none() {
+        if found.is_none() && !self.broken_params.contains(name) {
             let known: Vec<&str> = self.module.params.iter().map(|decl| decl.name.as_str()).collect();
             errors.add(span, format!("there is no parameter `{name}`")).help =
                 one_of("declare it in [params]; the parameters are", &known);
@@ -286,15 +297,17 @@ pub fn domain(tensor: &Tensor, errors: &mut Errors) -> Option<Domain> {
 /// `name` as a symbol; an error if it cannot be written in IR text.
 pub fn checked_name(name: &str, span: Range<usize>, what: &str, errors: &mut Errors) -> (Sym, Span) {
     if !shape::is_name(name) {
-        errors
-            .add(span.clone(), format!("the name of {what} has letters, digits and `_` only, found `{name}`"));
+        errors.add(
+            span.clone(),
+            format!("the name of {what} has letters, digits and `_` only, found `{name}`"),
+        );
     }
     (Sym::from(name), Span::new(span))
 }
 
 /// `intro: a, b`, or what to say when there is none.
 pub fn one_of(intro: &str, names: &[&str]) -> String {
-    if names.is_empty() { format!("{intro}: none yet") } else { format!("{intro}: {}", names.join(", ")) }
+    if names.is_empty() { format!("{intro}: none") } else { format!("{intro}: {}", names.join(", ")) }
 }
 
 fn plain(value: Scalar) -> String {

@@ -126,7 +126,12 @@ fn param_values(module: &Module, bindings: &Bindings) -> Result<BTreeMap<Sym, Sc
                     Scalar::Float(_) => "a number",
                     Scalar::Bool(_) => "true or false",
                 };
-                let message = format!("the parameter `{}` must be {kind}, found {found:?}", decl.name);
+                let found = match found {
+                    Scalar::Int(value) => value.to_string(),
+                    Scalar::Float(value) => format!("{value:?}"),
+                    Scalar::Bool(value) => value.to_string(),
+                };
+                let message = format!("the parameter `{}` must be {kind}, found {found}", decl.name);
                 return Err(Diagnostic::input(decl.span, message));
             }
         };
@@ -189,9 +194,11 @@ pub fn solve_sizes(
                     .collect();
                 let because =
                     if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-                let message = format!(
-                    "axis {axis} of the input `{name}` must be {dim} = {expected}{because}, found {extent}"
-                );
+                let wanted = match dim.as_const() {
+                    Some(value) => value.to_string(),
+                    None => format!("{dim} = {expected}{because}"),
+                };
+                let message = format!("axis {axis} of the input `{name}` must be {wanted}, found {extent}");
                 return Err(Diagnostic::input(Span::NONE, message)
                     .help(format!("`{name}` is declared {ty} and has the shape {shape:?}")));
             }

@@ -409,7 +409,7 @@ impl Op {
             other => Err(format!(
                 "`{name}` of `{}` must be an integer, found {}",
                 self.kind.name(),
-                other.as_f64()
+                scalar_text(other)
             )),
         }
     }
@@ -426,7 +426,7 @@ impl Op {
             other => Err(format!(
                 "`{name}` of `{}` must be true or false, found {}",
                 self.kind.name(),
-                other.as_f64()
+                scalar_text(other)
             )),
         }
     }
@@ -446,6 +446,15 @@ impl Op {
             .ok()
             .filter(|axis| *axis < rank)
             .ok_or_else(|| format!("`{}`: axis {axis} is not one of {rank} axes", self.kind.name()))
+    }
+}
+
+/// A number as messages show it.
+fn scalar_text(value: Scalar) -> String {
+    match value {
+        Scalar::Float(value) => value.to_string(),
+        Scalar::Int(value) => value.to_string(),
+        Scalar::Bool(value) => value.to_string(),
     }
 }
 

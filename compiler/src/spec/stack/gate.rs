@@ -196,7 +196,13 @@ pub fn activation(b: &mut Builder<'_>, function: Activation, x: ValueId) -> Buil
 }
 
 /// The matrix that the raw numbers become, `[T,n,n]` or `[n,n]`.
-fn mixing_matrix(b: &mut Builder<'_>, stack: &Stack, matrix: &Matrix, raw: ValueId, inputs: &Inputs) -> Built {
+fn mixing_matrix(
+    b: &mut Builder<'_>,
+    stack: &Stack,
+    matrix: &Matrix,
+    raw: ValueId,
+    inputs: &Inputs,
+) -> Built {
     match &matrix.kind {
         MatrixKind::Unconstrained => Ok(raw),
         MatrixKind::Sinkhorn(op) => b.op1(Op::clone(op), &[raw]),

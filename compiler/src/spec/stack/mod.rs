@@ -181,7 +181,8 @@ impl Gate {
             self.coefficients.iter().filter_map(move |coefficient| field(coefficient).as_ref())
         };
         let norm = self.norm.iter().filter_map(|norm| norm.weight.as_ref());
-        let mut slots: Vec<&Slot> = self.weight.iter().chain(each(|coefficient| &coefficient.weight)).collect();
+        let mut slots: Vec<&Slot> =
+            self.weight.iter().chain(each(|coefficient| &coefficient.weight)).collect();
         slots.extend(norm);
         slots.extend(self.scale.iter().chain(each(|coefficient| &coefficient.scale)));
         slots.extend(self.bias.iter().chain(each(|coefficient| &coefficient.bias)));

@@ -103,9 +103,8 @@ pub fn check_part(stack: &Stack, request: &Request<'_>, errors: &mut Errors) -> 
     for (_, choice) in &function.inputs.0 {
         let chosen = choice.get_ref().text.as_deref().unwrap_or("");
         if !taken(part).contains(&chosen) {
-            errors
-                .add(choice.span(), format!("this part takes no value `{chosen}`"))
-                .help = one_of("`inputs` may rename", taken(part));
+            errors.add(choice.span(), format!("this part takes no value `{chosen}`")).help =
+                one_of("`inputs` may rename", taken(part));
         }
     }
     check_outputs(&offered(stack, part), &function.outputs, errors);
@@ -123,9 +122,8 @@ fn check_outputs(offered: &[&'static str], outputs: &Spanned<Choice>, errors: &m
             errors.add(name.span(), format!("the output `{}` is named twice", name.get_ref()));
         }
         if !offered.contains(&value.get_ref().as_str()) {
-            errors
-                .add(value.span(), format!("this part has no value `{}`", value.get_ref()))
-                .help = one_of("it has", offered);
+            errors.add(value.span(), format!("this part has no value `{}`", value.get_ref())).help =
+                one_of("it has", offered);
         }
     }
 }
@@ -133,18 +131,12 @@ fn check_outputs(offered: &[&'static str], outputs: &Spanned<Choice>, errors: &m
 /// Builds the function and appends it to the module. Assumes [`check_part`] found nothing.
 ///
 /// Errors: two inputs of one name; types that do not fit.
-pub fn export_part(
-    module: &mut Module,
-    stack: &Stack,
-    request: &Request<'_>,
-    errors: &mut Errors,
-) {
+pub fn export_part(module: &mut Module, stack: &Stack, request: &Request<'_>, errors: &mut Errors) {
     let signature = signature(stack, request);
     for (idx, slot) in signature.iter().enumerate() {
         if let Some(first) = signature[..idx].iter().find(|other| other.name == slot.name) {
-            errors
-                .add(slot.span.clone(), format!("the input `{}` is named twice", slot.name))
-                .help = format!("the other one is {}", first.ty);
+            errors.add(slot.span.clone(), format!("the input `{}` is named twice", slot.name)).help =
+                format!("the other one is {}", first.ty);
         }
     }
     if !errors.is_empty() {
@@ -180,9 +172,12 @@ fn signature(stack: &Stack, request: &Request<'_>) -> Vec<Slot> {
     };
     let mut slots = vec![start];
     let renamed = |value: &'static str| {
-        let found = request.inputs.inputs.0.iter().find(|(_, choice)| {
-            choice.get_ref().text.as_deref() == Some(value)
-        });
+        let found = request
+            .inputs
+            .inputs
+            .0
+            .iter()
+            .find(|(_, choice)| choice.get_ref().text.as_deref() == Some(value));
         found.map_or((Sym::from(value), request.span.clone()), |(name, _)| {
             (Sym::from(name.get_ref().as_str()), name.span())
         })

@@ -22,25 +22,23 @@ struct Resolver<'a> {
     scope: &'a Scope,
     errors: &'a mut Errors,
     n: Dim,
-    tokens: Dim,
     width: Dim,
 }
 
-/// Looks up all that the stack names.
+/// Looks up all that the stack names. Where it finds errors, what it returns is of no use.
 ///
 /// Errors: names and sizes that do not exist, fields that contradict each other or are missing.
 pub fn resolve(written: &Spanned<syntax::Stack>, scope: &Scope, errors: &mut Errors) -> Option<Stack> {
     let fields = written.get_ref();
-    let tokens = scope.dim(&fields.tokens, errors);
-    let n = scope.static_dim(&fields.n, "the number of streams", errors);
-    let width = scope.static_dim(&fields.width, "the width of a stream", errors);
-    let layers = fields.layers.as_ref().map(|size| scope.static_dim(size, "the number of layers", errors));
-    let mut resolver = Resolver { scope, errors, n: n?, tokens: tokens?, width: width? };
-    let layers = match layers {
-        Some(layers) => Some(layers?),
-        None => None,
-    };
-    let (tokens, n, width) = (resolver.tokens.clone(), resolver.n.clone(), resolver.width.clone());
+    // A size that is at fault is told once; any other stands for it, so that the rest is looked at too.
+    let tokens = scope.dim(&fields.tokens, errors).unwrap_or_default();
+    let n = scope.static_dim(&fields.n, "the number of streams", errors).unwrap_or_default();
+    let width = scope.static_dim(&fields.width, "the width of a stream", errors).unwrap_or_default();
+    let layers = fields
+        .layers
+        .as_ref()
+        .map(|size| scope.static_dim(size, "the number of layers", errors).unwrap_or_default());
+    let mut resolver = Resolver { scope, errors, n: n.clone(), width: width.clone() };
     let normal = Domain::default();
     let streams_type = TensorType::new(scope.storage, vec![tokens.clone(), n.clone(), width.clone()]);
     let streams = scope.slot(&fields.streams, streams_type, normal, resolver.errors);
@@ -167,8 +165,7 @@ impl Resolver<'_> {
         let shared = projection.map(Spanned::get_ref);
         for (name, shape, field) in written {
             if self.check_coefficient(name, &field, shared) {
-                let coefficient = self.coefficient(name, shape, &field, &gate);
-                gate.coefficients.push(coefficient?);
+                gate.coefficients.extend(self.coefficient(name, shape, &field, &gate));
             }
         }
         if let Some(projection) = shared {
@@ -293,17 +290,22 @@ impl Resolver<'_> {
         if sorted != expected {
             self.errors.add(
                 columns.span(),
-                format!("`columns` must name {}, each once, found {}", expected.join(", "), written.join(", ")),
+                format!(
+                    "`columns` must name {}, each once, found {}",
+                    expected.join(", "),
+                    written.join(", ")
+                ),
             );
             return;
         }
-        gate.coefficients.sort_by_key(|coefficient| written.iter().position(|name| *name == coefficient.name));
+        gate.coefficients
+            .sort_by_key(|coefficient| written.iter().position(|name| *name == coefficient.name));
     }
 
     /// The weight, factors and offsets that coefficients share.
     fn packed(&mut self, projection: &syntax::Projection, gate: &mut Gate) {
-        let total = dynamic(gate)
-            .fold(Dim::default(), |sum, coefficient| sum.add(&columns(coefficient, gate.per)));
+        let total =
+            dynamic(gate).fold(Dim::default(), |sum, coefficient| sum.add(&columns(coefficient, gate.per)));
         let count = dynamic(gate).count() as i64;
         let from = self.projected(gate.per);
         gate.weight = self.matrix_weight(&projection.weight, gate.layout, &from, &total);
@@ -325,8 +327,7 @@ impl Resolver<'_> {
             kinds.push(self.birkhoff(birkhoff.get_ref()).map(MatrixKind::Birkhoff));
         }
         if let Some(orthostochastic) = &res.orthostochastic {
-            let iters =
-                self.scope.number(&orthostochastic.get_ref().iters, Expect::Count, self.errors);
+            let iters = self.scope.number(&orthostochastic.get_ref().iters, Expect::Count, self.errors);
             let op = iters.map(|iters| Op::new(OpKind::NewtonSchulz, vec![iters]));
             kinds.push(op.map(MatrixKind::Orthostochastic));
         }
@@ -356,9 +357,8 @@ impl Resolver<'_> {
         let tau = self.number(&fields.tau, Expect::Positive);
         let stop_shift = self.number(&fields.stop_shift, Expect::Flag);
         if let (SinkhornForm::Log, Some(eps)) = (fields.form, &fields.eps) {
-            self.errors
-                .add(eps.span(), "the log form adds no `eps`: it divides by no sum")
-                .help = "leave `eps` out".into();
+            self.errors.add(eps.span(), "the log form adds no `eps`: it divides by no sum").help =
+                "leave `eps` out".into();
         }
         let form = match fields.form {
             SinkhornForm::Exp => "exp",
@@ -409,9 +409,8 @@ impl Resolver<'_> {
         let mut kinds = vec![];
         if let Some(input) = &fields.input {
             if let Some(norm) = &fields.norm {
-                self.errors
-                    .add(norm.span(), "a branch that is an input has no norm here")
-                    .help = "normalise where the branch is computed".into();
+                self.errors.add(norm.span(), "a branch that is an input has no norm here").help =
+                    "normalise where the branch is computed".into();
             }
             let slot = self.scope.slot(input, y_type, Domain::default(), self.errors);
             kinds.push(slot.map(BranchKind::Input));

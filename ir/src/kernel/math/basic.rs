@@ -39,7 +39,8 @@ pub(super) fn exp_parts(asm: &mut Asm, x: Value) -> (Value, Value) {
     let (number, _) = magic(asm);
     let (log2e, number) = (asm.c(std::f64::consts::LOG2_E), asm.c(number));
     let shifted = asm.fma(x, log2e, number);
-    let n = asm.sub(shifted, number);
+    let minus = asm.c(-magic(asm).0);
+    let n = asm.add(shifted, minus);
     let (high, low) = (asm.c(-table.ln2[0]), asm.c(-table.ln2[1]));
     let r = asm.fma(n, high, x);
     let r = asm.fma(n, low, r);
@@ -51,8 +52,8 @@ pub(super) fn exp_parts(asm: &mut Asm, x: Value) -> (Value, Value) {
 /// The integer `n + offset`, from what [`exp_parts`] gives.
 pub(super) fn exponent(asm: &mut Asm, shifted_bits: Value, offset: i64) -> Value {
     let (_, bits) = magic(asm);
-    let bias = asm.ic(bits - offset);
-    asm.isub(shifted_bits, bias)
+    let bias = asm.ic(offset - bits);
+    asm.iadd(shifted_bits, bias)
 }
 
 /// The power of two is applied in two halves, so that the result may be denormal.
@@ -112,8 +113,8 @@ pub(super) fn exponent_float(asm: &mut Asm, biased: Value) -> Value {
     let offset = asm.ic(bits - asm.bias());
     let sum = asm.iadd(biased, offset);
     let sum = asm.float(sum);
-    let number = asm.c(number);
-    asm.sub(sum, number)
+    let minus = asm.c(-number);
+    asm.add(sum, minus)
 }
 
 /// `k ln 2 + log(1 + f)`, `f` from sqrt(1/2) - 1 to sqrt(2) - 1.
@@ -155,21 +156,29 @@ pub(super) fn log(asm: &mut Asm, x: Value) -> Value {
     let steps = asm.int_select(denormal, steps, none);
     let biased = asm.isub(biased, steps);
     let k = exponent_float(asm, biased);
-    let one = asm.c(1.0);
-    let f = asm.sub(m, one);
+    let minus_one = asm.c(-1.0);
+    let f = asm.add(m, minus_one);
     let value = log_sum(asm, k, f);
     log_specials(asm, x, 0.0, value)
 }
 
 /// Below `pole` NaN, at it -inf, and infinities and NaN as they are.
+///
+/// The special values are put together from bits, which costs a vector unit less than selections.
 fn log_specials(asm: &mut Asm, x: Value, pole: f64, value: Value) -> Value {
     let (pole, infinity) = (asm.c(pole), asm.c(f64::INFINITY));
     let (above, finite) = (asm.lt(pole, x), asm.lt(x, infinity));
     let regular = asm.and(above, finite);
-    let (nan, minus_infinity) = (asm.c(f64::NAN), asm.c(f64::NEG_INFINITY));
     let (at, below) = (asm.eq(x, pole), asm.lt(x, pole));
-    let special = asm.select(below, nan, x);
-    let special = asm.select(at, minus_infinity, special);
+    let (minus_infinity, ones, none) = (asm.c(f64::NEG_INFINITY), asm.ic(-1), asm.ic(0));
+    let minus_infinity = asm.bits(minus_infinity);
+    let at = asm.int_select(at, minus_infinity, none);
+    let below = asm.int_select(below, ones, none);
+    // All ones is a NaN; -inf has every bit of the zero and of the -1 that are poles.
+    let bits = asm.bits(x);
+    let special = asm.ior(bits, at);
+    let special = asm.ior(special, below);
+    let special = asm.float(special);
     asm.select(regular, value, special)
 }
 
@@ -202,7 +211,8 @@ fn sin_cos(asm: &mut Asm, a: Value) -> (Value, Value, Value) {
     let (number, _) = magic(asm);
     let (two_over_pi, number) = (asm.c(std::f64::consts::FRAC_2_PI), asm.c(number));
     let shifted = asm.fma(a, two_over_pi, number);
-    let n = asm.sub(shifted, number);
+    let minus = asm.c(-magic(asm).0);
+    let n = asm.add(shifted, minus);
     let mut r = a;
     for part in table.half_pi {
         let part = asm.c(-part);
@@ -339,19 +349,20 @@ pub(super) fn atan2(asm: &mut Asm, y: Value, x: Value) -> Value {
         asm.select(past_low, quarter, zero)
     });
     let angle = atan_near(asm, q, base);
-    let reflected = reflect(asm, [table.half_pi[0], table.half_pi[1]], angle);
-    let angle = asm.select(steep, reflected, angle);
-    let reflected = reflect(asm, table.pi, angle);
-    let (x_sign, none) = (asm.sign_bit(x), asm.ic(0));
+    let (x_sign, y_sign, none) = (asm.sign_bit(x), asm.sign_bit(y), asm.ic(0));
     let backwards = asm.ne(x_sign, none);
-    let angle = asm.select(backwards, reflected, angle);
-    let sign = asm.sign_bit(y);
-    asm.flip(angle, sign)
-}
-
-/// `whole - angle`, `whole` in two parts.
-fn reflect(asm: &mut Asm, whole: [f64; 2], angle: Value) -> Value {
-    let (high, low) = (asm.c(whole[0]), asm.c(whole[1]));
-    let less = asm.sub(angle, low);
-    asm.sub(high, less)
+    // Measured from the axis it is nearest to: 0, pi/2 or pi, to either side.
+    let [axis, axis_low] = [0, 1].map(|part| {
+        let (half, whole) = (asm.c(table.half_pi[part]), asm.c(table.pi[part]));
+        let axis = asm.select(backwards, whole, zero);
+        asm.select(steep, half, axis)
+    });
+    let minus_zero = asm.c(-0.0);
+    let minus = asm.sign_bit(minus_zero);
+    let side = asm.int_select(steep, minus, none);
+    let side = asm.ixor(side, x_sign);
+    let angle = asm.flip(angle, side);
+    let angle = asm.add(angle, axis_low);
+    let angle = asm.add(axis, angle);
+    asm.flip(angle, y_sign)
 }

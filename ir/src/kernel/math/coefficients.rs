@@ -27,6 +27,8 @@ pub(super) struct Coefficients {
     pub(super) exp_range: [f64; 2],
     /// The argument of expm1 below which the result is -1.
     pub(super) expm1_low: f64,
+    /// From here on tanh is 1.
+    pub(super) tanh_high: f64,
     /// The argument of sinh and cosh above which the result is infinite.
     pub(super) cosh_high: f64,
     /// `(exp(r) - 1 - r) / r^2` for |r| up to ln(2)/2: 2^-26 (f32) and 2^-62 (f64) of expm1.
@@ -34,7 +36,7 @@ pub(super) struct Coefficients {
     /// f32: `(log(1 + f) - f + f^2/2) / f^3` from sqrt(1/2) to sqrt(2), less 1: 2^-27 of log.
     /// f64: `(2 atanh(s) - 2 s) / s^3` in `s^2`, `s = f / (2 + f)`, after fdlibm's e_log.c: 2^-59 of log.
     pub(super) log: &'static [f64],
-    /// `(2 atanh(s) - 2 s) / s^3` in `s^2`: 2^-30 (f32) and 2^-59 (f64) of log, for pow.
+    /// `(2 atanh(s) - 2 s) / s^3 - 2/3` in `s^2`: 2^-30 (f32) and 2^-74 (f64) of log, for pow.
     pub(super) atanh: &'static [f64],
     /// `(sin(r) - r) / r^3` in `r^2`, r up to pi/4: 2^-28 (f32) and 2^-58 (f64) of sin.
     pub(super) sin: &'static [f64],
@@ -44,6 +46,8 @@ pub(super) struct Coefficients {
     pub(super) atan: &'static [f64],
     /// `(sinh(r) - r) / r^3` in `r^2`, r up to 1: 2^-34 (f32) and 2^-63 (f64) of sinh.
     pub(super) sinh: &'static [f64],
+    /// `(tanh(r) - r) / r^3` in `r^2`, r up to 5/8: 2^-28 (f32) and 2^-61 (f64) of tanh.
+    pub(super) tanh: &'static [f64],
     /// `erf(r)/r - 1` in `r^2`, r up to 1: 2^-30 (f32) and 2^-63 (f64) of erf.
     pub(super) erf: &'static [f64],
     /// `-log(erfc(r))` in `r - erfc_center`, r from 1 to `erfc_high`: 2^-35 (f32) and 2^-59 (f64) of erf.
@@ -67,6 +71,7 @@ pub(super) static F32: Coefficients = Coefficients {
     tiny: 1e-30,
     exp_range: [-104.0, 89.0],
     expm1_low: -18.0,
+    tanh_high: 10.0,
     cosh_high: 89.6,
     exp: &[0.5, 0.1666654348373413, 0.04166628420352936, 0.008366594091057777, 0.001394619233906269],
     log: &[
@@ -79,7 +84,14 @@ pub(super) static F32: Coefficients = Coefficients {
         0.12758873403072357,
         -0.0763150006532669,
     ],
-    atanh: &[0.6666677594184875, 0.3997747004032135, 0.298732727766037],
+    atanh: &[1.0927518208e-06, 0.3997747004032135, 0.298732727766037],
+    tanh: &[
+        -0.3333328366279602,
+        0.13331490755081177,
+        -0.053743474185466766,
+        0.02065054140985012,
+        -0.005717008840292692,
+    ],
     sin: &[-0.16666655242443085, 0.00833217054605484, -0.0001951632439158857],
     cos: &[0.04166664555668831, -0.0013887368841096759, 2.4438577383989468e-05],
     atan: &[
@@ -116,9 +128,9 @@ pub(super) static F32: Coefficients = Coefficients {
 /// binary64.
 pub(super) static F64: Coefficients = Coefficients {
     ln2: [0.693147180559663, 2.8235290563031577e-13],
-    half_pi: [1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33],
-    pi: [3.141592653589793, 1.2246467991473532e-16],
-    quarter_pi: [0.7853981633974483, 3.061616997868383e-17],
+    half_pi: [std::f64::consts::FRAC_PI_2, 6.123233995736766e-17, -1.4973849048591698e-33],
+    pi: [std::f64::consts::PI, 1.2246467991473532e-16],
+    quarter_pi: [std::f64::consts::FRAC_PI_4, 3.061616997868383e-17],
     two_thirds: [0.6666666666666666, 3.700743415417188e-17],
     sqrt_half_bits: 0x3fe6_a09e_667f_3bcd,
     one_bits: 0x3ff0_0000_0000_0000,
@@ -126,6 +138,7 @@ pub(super) static F64: Coefficients = Coefficients {
     tiny: 1e-290,
     exp_range: [-746.0, 710.0],
     expm1_low: -38.0,
+    tanh_high: 20.0,
     cosh_high: 710.6,
     exp: &[
         0.5,
@@ -140,8 +153,40 @@ pub(super) static F64: Coefficients = Coefficients {
         2.5109094097714624e-08,
         2.092443883787546e-09,
     ],
-    log: ATANH_F64,
-    atanh: ATANH_F64,
+    log: &[
+        0.6666666666666734,
+        0.39999999999414476,
+        0.2857142874244437,
+        0.22222198566287468,
+        0.18183564738604008,
+        0.15314038734510776,
+        0.14796079081253655,
+    ],
+    atanh: &[
+        0.0,
+        0.39999999999999936,
+        0.28571428571458574,
+        0.22222222215346357,
+        0.1818181907252086,
+        0.15384545802357272,
+        0.13336673259415346,
+        0.11668611012223322,
+        0.12034361212877301,
+    ],
+    tanh: &[
+        -0.33333333333333315,
+        0.13333333333329883,
+        -0.05396825396613096,
+        0.021869488470567425,
+        -0.008863234340206595,
+        0.0035921142589182705,
+        -0.0014557275388834081,
+        0.0005894582952722997,
+        -0.00023702921474396443,
+        9.158820970962608e-05,
+        -3.0216361189207788e-05,
+        6.054926021028396e-06,
+    ],
     sin: &[
         -0.16666666666666632,
         0.008333333333322316,
@@ -220,13 +265,3 @@ pub(super) static F64: Coefficients = Coefficients {
     erfc_center: 2.5,
     erfc_high: 6.0,
 };
-
-const ATANH_F64: &[f64] = &[
-    0.6666666666666734,
-    0.39999999999414476,
-    0.2857142874244437,
-    0.22222198566287468,
-    0.18183564738604008,
-    0.15314038734510776,
-    0.14796079081253655,
-];

@@ -1,7 +1,7 @@
 //! Functions built from the exponential and the logarithm.
 
 use super::asm::{Asm, Value};
-use super::basic::{exp_parts, expm1, exponent, log1p};
+use super::basic::{exp_parts, exponent, log1p};
 
 /// `exp(a) / 2` for `a >= 0`, by way of a quarter, so that it overflows only where the half does.
 fn half_exp(asm: &mut Asm, a: Value) -> Value {
@@ -42,16 +42,26 @@ pub(super) fn cosh(asm: &mut Asm, x: Value) -> Value {
     asm.add(grown, shrunk)
 }
 
-/// `-e / (2 + e)` with `e = exp(-2 |x|) - 1`.
+/// A polynomial up to 5/8; beyond, `1 - 2 / (exp(2 a) + 1)`.
 pub(super) fn tanh(asm: &mut Asm, x: Value) -> Value {
     let a = asm.abs(x);
-    let minus_two = asm.c(-2.0);
-    let twice = asm.mul(a, minus_two);
-    let e = expm1(asm, twice);
-    let two = asm.c(2.0);
-    let below = asm.add(e, two);
-    let value = asm.div(e, below);
-    let value = asm.abs(value);
+    let z = asm.mul(a, a);
+    let p = asm.poly(z, asm.table().tanh);
+    let cube = asm.mul(a, z);
+    let near = asm.fma(cube, p, a);
+    let held = asm.min(a, asm.table().tanh_high);
+    let twice = asm.add(held, held);
+    let (fraction, shifted) = exp_parts(asm, twice);
+    let biased = exponent(asm, shifted, asm.bias());
+    let power = asm.power_of_two(biased);
+    let grown = asm.fma(power, fraction, power);
+    let (one, two) = (asm.c(1.0), asm.c(2.0));
+    let below = asm.add(grown, one);
+    let rest = asm.div(two, below);
+    let far = asm.sub(one, rest);
+    let limit = asm.c(0.625);
+    let is_near = asm.lt(a, limit);
+    let value = asm.select(is_near, near, far);
     let sign = asm.sign_bit(x);
     asm.flip(value, sign)
 }

@@ -56,11 +56,9 @@ fn log_pair(asm: &mut Asm, x: Value) -> Pair {
     let left = asm.fnma(s, lost, left);
     let s = [s, asm.div(left, below)];
     let z = multiply(asm, s, s);
-    // All but the first coefficient of the series needs one part only.
+    // Only the first coefficient of the series, 2/3, needs two parts.
     let first = table.two_thirds.map(|part| asm.c(part));
-    let rest = asm.poly(z[0], &table.atanh[1..]);
-    let correction = asm.c(table.atanh[0] - table.two_thirds[0] - table.two_thirds[1]);
-    let rest = asm.fma(z[0], rest, correction);
+    let rest = asm.poly(z[0], table.atanh);
     let [high, low] = fast_two_sum(asm, first[0], rest);
     let low = asm.add(low, first[1]);
     let cube = multiply(asm, z, s);

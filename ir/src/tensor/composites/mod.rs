@@ -25,3 +25,10 @@ fn single(value: Built) -> Expanded {
 fn call(b: &mut Builder<'_>, op: Op, args: &[ValueId]) -> Built {
     b.op1(op, args)
 }
+
+/// A contraction that delivers the dtype of its operands (and accumulates in its compute type), so that every composite has
+/// the dtype of its operands.
+fn contract(b: &mut Builder<'_>, spec: &str, args: &[ValueId]) -> Built {
+    let dtype = b.ty(args[0]).dtype;
+    b.contract_as(spec, dtype, args)
+}

@@ -149,10 +149,24 @@ fn mobius(b: &mut Builder<'_>, x: ValueId, y: ValueId, k: ValueId) -> Built {
     b.div(sum, denominator)
 }
 
-/// `-x (+) y`.
+/// `-x (+) y = [(1 + k|x|^2) d + k|d|^2 x] / (1 + 2k<x,y> + k^2 |x|^2 |y|^2)` with `d = y - x`: the numerator of the Mobius sum
+/// rearranged so that near points do not cancel, and equal ones give exactly 0.
 fn difference(b: &mut Builder<'_>, x: ValueId, y: ValueId, k: ValueId) -> Built {
-    let minus = b.unary(ScalarOp::Neg, x)?;
-    mobius(b, minus, y, k)
+    let d = b.sub(y, x)?;
+    let (xx, xy, yy, dd) = (dot(b, x, x)?, dot(b, x, y)?, dot(b, y, y)?, dot(b, d, d)?);
+    let (k_xx, k_xy, k_yy) = (b.mul(k, xx)?, b.mul(k, xy)?, b.mul(k, yy)?);
+    let d_factor = b.add_const(k_xx, 1.0)?;
+    let x_factor = b.mul(k, dd)?;
+    let twice = b.mul_const(k_xy, 2.0)?;
+    let product = b.mul(k_xx, k_yy)?;
+    let rest = b.add_const(twice, 1.0)?;
+    let denominator = b.add(rest, product)?;
+    let (d_part, x_part) = (scale(b, d_factor, d)?, scale(b, x_factor, x)?);
+    let sum = b.add(d_part, x_part)?;
+    let axis = b.ty(sum).rank() - 1;
+    let extent = b.dim(sum, axis);
+    let denominator = b.insert_axis(denominator, axis, extent)?;
+    b.div(sum, denominator)
 }
 
 /// See the op `exp_map`.

@@ -1,6 +1,6 @@
 //! Residual streams: mixing, reading, expanding, and matrices to mix them with (MATH.md 1 to 5).
 
-use super::{Expanded, call, norms, single};
+use super::{Expanded, call, contract, norms, single};
 use crate::scalar::ScalarOp;
 use crate::tensor::build::Built;
 use crate::tensor::{Attr, Domain, Op, OpKind, ValueId, build::Builder};
@@ -17,7 +17,7 @@ pub fn stream_mix(b: &mut Builder<'_>, args: &[ValueId], op: &Op) -> Expanded {
     }
     let token = if b.ty(res).rank() == 3 { "t" } else { "" };
     let matrix = if op.word("orientation") == "source_rows" { "io" } else { "oi" };
-    let mixed = b.contract(&format!("{token}{matrix},tic->toc"), &[res, x])?;
+    let mixed = contract(b, &format!("{token}{matrix},tic->toc"), &[res, x])?;
     if args.len() == 2 {
         return Ok(vec![mixed]);
     }
@@ -37,7 +37,7 @@ pub fn stream_mix(b: &mut Builder<'_>, args: &[ValueId], op: &Op) -> Expanded {
 /// See the op `stream_pre`.
 pub fn stream_pre(b: &mut Builder<'_>, args: &[ValueId], _op: &Op) -> Expanded {
     let token = if b.ty(args[0]).rank() == 2 { "t" } else { "" };
-    single(b.contract(&format!("{token}i,tic->tc"), args))
+    single(contract(b, &format!("{token}i,tic->tc"), args))
 }
 
 /// See the op `stream_expand`.
@@ -65,7 +65,7 @@ pub fn birkhoff_mixture(b: &mut Builder<'_>, args: &[ValueId], _op: &Op) -> Expa
     }
     let weights = call(b, Op::new(OpKind::Softmax, vec![Attr::Int(rank as i64 - 1)]), &[args[0]])?;
     let lead: String = "abcdefghij".chars().take(rank - 1).collect();
-    single(b.contract(&format!("{lead}k,kyz->{lead}yz"), &[weights, args[1]]))
+    single(contract(b, &format!("{lead}k,kyz->{lead}yz"), &[weights, args[1]]))
 }
 
 /// See the op `newton_schulz`.
@@ -98,8 +98,8 @@ pub fn newton_schulz(b: &mut Builder<'_>, args: &[ValueId], op: &Op) -> Expanded
 
 /// `1.5 x - 0.5 (x x^T) x`.
 fn newton_schulz_step(b: &mut Builder<'_>, x: ValueId, lead: &str) -> Built {
-    let gram = b.contract(&format!("{lead}xz,{lead}yz->{lead}xy"), &[x, x])?;
-    let cubic = b.contract(&format!("{lead}xy,{lead}yz->{lead}xz"), &[gram, x])?;
+    let gram = contract(b, &format!("{lead}xz,{lead}yz->{lead}xy"), &[x, x])?;
+    let cubic = contract(b, &format!("{lead}xy,{lead}yz->{lead}xz"), &[gram, x])?;
     let linear = b.mul_const(x, 1.5)?;
     let cubic = b.mul_const(cubic, 0.5)?;
     b.sub(linear, cubic)

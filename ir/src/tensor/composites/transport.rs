@@ -1,6 +1,6 @@
 //! Entropic optimal transport in the log domain (MATH.md 15, 16; Peyre and Cuturi 2019, section 4.4).
 
-use super::{Expanded, norms, single};
+use super::{Expanded, contract, norms, single};
 use crate::dtype::DType;
 use crate::scalar::{Scalar, ScalarOp};
 use crate::tensor::build::Built;
@@ -20,7 +20,7 @@ pub fn pairwise_cost(b: &mut Builder<'_>, args: &[ValueId], op: &Op) -> Expanded
 
 fn euclidean_cost(b: &mut Builder<'_>, x: ValueId, y: ValueId) -> Built {
     let (rows, columns) = (b.dim(x, 0), b.dim(y, 0));
-    let cross = b.contract("id,jd->ij", &[x, y])?;
+    let cross = contract(b, "id,jd->ij", &[x, y])?;
     let x_square = b.mul(x, x)?;
     let x_norm = b.sum(x_square, &[1])?;
     let x_norm = b.insert_axis(x_norm, 1, columns)?;
@@ -37,7 +37,7 @@ fn euclidean_cost(b: &mut Builder<'_>, x: ValueId, y: ValueId) -> Built {
 fn cosine_cost(b: &mut Builder<'_>, x: ValueId, y: ValueId) -> Built {
     let x = unit(b, x)?;
     let y = unit(b, y)?;
-    let cosine = b.contract("id,jd->ij", &[x, y])?;
+    let cosine = contract(b, "id,jd->ij", &[x, y])?;
     let twice = b.mul_const(cosine, 2.0)?;
     let two = b.float_like(twice, 2.0)?;
     b.sub(two, twice)
@@ -128,7 +128,7 @@ pub fn barycentric_map(b: &mut Builder<'_>, args: &[ValueId], _op: &Op) -> Expan
     if b.ty(plan).rank() != 2 || b.ty(y).rank() != 2 {
         return Err(format!("expected a plan [N,M] and points [M,d], found {} and {}", b.ty(plan), b.ty(y)));
     }
-    let mixed = b.contract("ij,jd->id", &[plan, y])?;
+    let mixed = contract(b, "ij,jd->id", &[plan, y])?;
     let mass = b.sum(plan, &[1])?;
     let width = b.dim(y, 1);
     let mass = b.insert_axis(mass, 1, width)?;

@@ -2,7 +2,7 @@
 //!
 //! In: a bound module, a function, sizes of run-time dims, input tensors. Out: its outputs. Slow and obvious: elementwise ops
 //! are [`crate::scalar::eval`] at every element, rounded to the dtype (bf16 and f16 at every op); sums have one order and are
-//! rounded at every step ([`reduce`]); composites are their expansions; loops run.
+//! rounded at every step (`reduce.rs`); composites are their expansions; loops run.
 //! Assumes that the module verifies; sizes are checked here, because run-time sizes are known only here.
 
 mod linalg;

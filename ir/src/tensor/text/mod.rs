@@ -77,7 +77,7 @@ impl Scope {
 
 /// Parses a module.
 ///
-/// What parses has types that hold; [`super::verify`] checks the rest.
+/// What parses has types that hold; [`super::verify()`] checks the rest.
 ///
 /// Errors: those of the first of these steps that has any: words, syntax (all that can be told apart), names and types (at
 /// most one per statement).

@@ -1,0 +1,211 @@
+//! The arguments of the command.
+
+use birkhoff::ir::dtype::DType;
+use birkhoff::ir::scalar::Scalar;
+use birkhoff::{Math, Options, Spec, Stage, Target};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Compiles mHC graphs to fused kernels, runs them, and shows every step.
+#[derive(Parser)]
+#[command(name = "birkhoff", version, about, long_about = None, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  birkhoff run examples/mhc_layer.toml --random 0
+  birkhoff run examples/mhc_layer.toml --in inputs.safetensors -o outputs.safetensors
+  birkhoff inspect examples/mhc_layer.toml --stage schedule
+  birkhoff compile examples/mhc_layer.toml --target cpu -o kernels
+
+Exit codes: 0 done, 1 the input is at fault, 2 usage, 3 a target or device is missing.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  birkhoff run examples/mhc_layer.toml --random 0 --dim T=37
+  birkhoff run examples/mhc_layer.toml --in inputs.safetensors --set iters=5 -o outputs.safetensors
+  birkhoff run examples/mhc_layer.toml --random 0 --fn pre --target eval --dtype f64 --json
+
+In a safetensors file an input has its own name; results are out.NAME. Tensors called out.*, grad.*,
+f64.* and ct.* in an input file are ignored.";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  birkhoff inspect examples/mhc_layer.toml --stage tensor
+  birkhoff inspect examples/mhc_layer.toml --stage eqsat --diff tensor
+  birkhoff inspect examples/mhc_layer.toml --stage schedule --json";
+
+const COMPILE_EXAMPLES: &str = "\
+Examples:
+  birkhoff compile examples/mhc_layer.toml --target cpu -o kernels
+  birkhoff compile examples/mhc_layer.toml --fn pre --dim C=1280 -o kernels";
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a function on data from a file, or on random data.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Write a function's kernels as objects with a C header and a manifest.
+    #[command(after_help = COMPILE_EXAMPLES)]
+    Compile(CompileArgs),
+    /// Print a function at one stage of its compilation.
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect(InspectArgs),
+}
+
+/// What to compile, and with which values.
+#[derive(Args)]
+pub struct SpecArgs {
+    /// A .toml model spec or a .bir text
+    pub spec: PathBuf,
+    /// The exported function; without this, the first one
+    #[arg(long = "fn", value_name = "NAME")]
+    pub func: Option<String>,
+    /// Give a named size its value
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = parse_dim)]
+    pub dims: Vec<(String, i64)>,
+    /// Give a parameter of the spec (or a size) its value
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_set)]
+    pub sets: Vec<(String, Scalar)>,
+    /// Which rewrites are allowed: exact ones, those that reassociate, or approximate ones too
+    #[arg(long, value_name = "LEVEL", default_value = "default", value_parser = math_parser())]
+    pub math: Math,
+    /// Make every float this type; narrower inputs are widened
+    #[arg(long, value_name = "DTYPE", value_parser = float_parser())]
+    pub dtype: Option<DType>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Read the inputs from a safetensors file
+    #[arg(long = "in", value_name = "FILE", conflicts_with = "random")]
+    pub input: Option<PathBuf>,
+    /// Draw the inputs at random
+    #[arg(long, value_name = "SEED")]
+    pub random: Option<u64>,
+    /// Who runs the function
+    #[arg(long, default_value = "cpu", value_parser = target_parser(&Target::ALL))]
+    pub target: Target,
+    /// Write the outputs to a safetensors file
+    #[arg(short, long = "out", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Threads to run on; without this, one per core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+}
+
+/// Arguments of `compile`.
+#[derive(Args)]
+pub struct CompileArgs {
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// What to compile for
+    #[arg(long, default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::Ptx]))]
+    pub target: Target,
+    /// The GPU architecture, for ptx
+    #[arg(long, value_name = "sm_NN")]
+    pub arch: Option<String>,
+    /// The folder to write
+    #[arg(short, long = "out", value_name = "DIR")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// The stage to print
+    #[arg(long, value_parser = stage_parser())]
+    pub stage: Stage,
+    /// Print the difference from this stage to that one
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser())]
+    pub diff: Option<Stage>,
+}
+
+impl SpecArgs {
+    /// Loads the spec with its overrides.
+    pub fn load(&self) -> Result<Spec, birkhoff::Error> {
+        let mut spec = Spec::load(&self.spec)?;
+        if let Some(name) = &self.func {
+            spec = spec.function(name);
+        }
+        for (name, value) in &self.dims {
+            spec = spec.dim(name, *value);
+        }
+        for (name, value) in &self.sets {
+            spec = spec.set(name, birkhoff::Value(*value));
+        }
+        if let Some(dtype) = self.dtype {
+            spec = spec.float(dtype);
+        }
+        Ok(spec)
+    }
+
+    /// Compiler options for a target.
+    pub fn options(&self, target: Target) -> Options {
+        Options { target, math: self.math, ..Options::default() }
+    }
+}
+
+fn parse_dim(text: &str) -> Result<(String, i64), String> {
+    let (name, value) = split_assignment(text)?;
+    let value = value.parse().map_err(|_| format!("the size of `{name}` must be an integer"))?;
+    Ok((name.to_string(), value))
+}
+
+fn parse_set(text: &str) -> Result<(String, Scalar), String> {
+    let (name, value) = split_assignment(text)?;
+    let scalar = match value {
+        "true" => Scalar::Bool(true),
+        "false" => Scalar::Bool(false),
+        _ => match (value.parse::<i64>(), value.parse::<f64>()) {
+            (Ok(int), _) => Scalar::Int(int),
+            (_, Ok(float)) => Scalar::Float(float),
+            _ => return Err(format!("the value of `{name}` must be a number, true or false")),
+        },
+    };
+    Ok((name.to_string(), scalar))
+}
+
+fn split_assignment(text: &str) -> Result<(&str, &str), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.trim(), value.trim())),
+        _ => Err("NAME=VALUE is expected".to_string()),
+    }
+}
+
+fn target_parser(targets: &[Target]) -> impl TypedValueParser<Value = Target> + use<> {
+    let names: Vec<&str> = targets.iter().map(|target| target.name()).collect();
+    PossibleValuesParser::new(names).try_map(|name| Target::from_name(&name).ok_or("an unknown target"))
+}
+
+fn stage_parser() -> impl TypedValueParser<Value = Stage> {
+    let names: Vec<&str> = Stage::ALL.iter().map(|stage| stage.name()).collect();
+    PossibleValuesParser::new(names).try_map(|name| Stage::from_name(&name).ok_or("an unknown stage"))
+}
+
+fn float_parser() -> impl TypedValueParser<Value = DType> {
+    PossibleValuesParser::new(["f64", "f32"])
+        .try_map(|name| DType::from_name(&name).ok_or("an unknown element type"))
+}
+
+fn math_parser() -> impl TypedValueParser<Value = Math> {
+    PossibleValuesParser::new(["strict", "default", "fast"]).map(|name| match name.as_str() {
+        "strict" => Math::Strict,
+        "fast" => Math::Fast,
+        _ => Math::Default,
+    })
+}

@@ -1,0 +1,75 @@
+//! `birkhoff run`: a function on data.
+
+use super::Failure;
+use super::args::RunArgs;
+use super::progress::Progress;
+use super::report::{self, RunFacts};
+use birkhoff::file_inputs::{FileInputs, bind_sizes};
+use birkhoff::tensor_file::{TensorFile, write_tensors};
+use birkhoff::{Inputs, Options, Outputs, Pool, View, compile_observed};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Runs a function; gives what is to be printed.
+pub fn run(args: &RunArgs) -> Result<String, Failure> {
+    let progress = Progress::start();
+    args.target.check()?;
+    let spec = args.spec.load()?;
+    let signature = spec.open_signature()?;
+    if args.input.is_none() && args.random.is_none() && !signature.inputs.is_empty() {
+        return Err(Failure::Usage(format!("{signature} takes inputs: give --in FILE or --random SEED")));
+    }
+    let file = args.input.as_ref().map(TensorFile::open).transpose()?;
+    let spec = match &file {
+        Some(file) => bind_sizes(&spec, file)?,
+        None => spec,
+    };
+    let pool = match args.threads {
+        Some(n_threads) => Pool::new(usize::from(n_threads))?,
+        None => Pool::default(),
+    };
+    let options = Options { pool: Some(pool.clone()), ..args.spec.options(args.target) };
+    let function = compile_observed(&spec, &options, &mut |stage| progress.step(stage.doing()))?;
+    progress.step("reading inputs");
+    let random;
+    let from_file;
+    let inputs = match (&file, args.random) {
+        (Some(file), _) => {
+            from_file = FileInputs::read(&spec, &function, file)?;
+            from_file.inputs()
+        }
+        (None, Some(seed)) => {
+            random = function.random_inputs(seed)?;
+            let named = function.signature().inputs.iter().zip(&random);
+            named.fold(Inputs::new(), |inputs, ((name, _), buffer)| inputs.view(name, buffer.view()))
+        }
+        (None, None) => Inputs::new(),
+    };
+    progress.step("running");
+    let start = Instant::now();
+    let outputs = function.call(&inputs).map_err(|error| match &file {
+        Some(file) => error.about_file(file.path().display()),
+        None => error,
+    })?;
+    let mut timings = function.timings().to_vec();
+    timings.push(("call", start.elapsed()));
+    if let Some(path) = &args.output {
+        progress.step("writing outputs");
+        write_tensors(path, &named(&outputs))?;
+    }
+    let facts = RunFacts {
+        signature: function.signature(),
+        target: args.target,
+        n_threads: pool.n_threads(),
+        timings: &timings,
+    };
+    match (args.spec.json, &args.output) {
+        (true, _) => Ok(report::json(&facts, &outputs)),
+        (false, Some(_)) => Ok(String::new()),
+        (false, None) => Ok(report::text(&facts, &outputs)),
+    }
+}
+
+fn named(outputs: &Outputs) -> BTreeMap<String, View<'_>> {
+    outputs.iter().map(|(name, buffer)| (format!("out.{name}"), buffer.view())).collect()
+}

@@ -1,0 +1,238 @@
+//! What a plan's kernels read and write, as `inspect --stage schedule` prints it.
+//!
+//! In: a plan and its run-time sizes. Out: per kernel and parameter, *edge* bytes (each element once) and *issued* bytes (every
+//! load and store), in total and per unit of the run-time size. Arrays without a run-time size (parameters of the model) are
+//! summed apart: they do not grow with the batch.
+
+use birkhoff_ir::diag::Diagnostic;
+use birkhoff_ir::dim::{SizeEnv, Sym};
+use birkhoff_ir::kernel::traffic::ParamTraffic;
+use birkhoff_ir::kernel::{Access, Func, Param, Stmt, abi};
+use birkhoff_ir::plan::Program;
+use birkhoff_ir::plan::traffic::predict;
+use birkhoff_ir::text::array_type;
+use serde_json::{Value, json};
+
+/// Bytes moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bytes {
+    /// Each element once.
+    pub edge: u64,
+    /// Every load and store.
+    pub issued: u64,
+}
+
+impl Bytes {
+    fn add(&mut self, other: Bytes, times: u64) {
+        self.edge = self.edge.saturating_add(other.edge.saturating_mul(times));
+        self.issued = self.issued.saturating_add(other.issued.saturating_mul(times));
+    }
+}
+
+/// One kernel of a plan.
+#[derive(Clone, PartialEq, Debug)]
+pub struct KernelReport {
+    /// Its name.
+    pub name: String,
+    /// How often it is launched.
+    pub launches: u64,
+    /// Tiles of its grid.
+    pub n_tiles: i64,
+    /// Its stages, in order.
+    pub stages: Vec<String>,
+    /// Bytes per launch of each parameter: name, type, whether it is read or written, whether it has a run-time size.
+    pub params: Vec<ParamReport>,
+    /// Bytes per launch of the arrays with a run-time size.
+    pub streams: Bytes,
+    /// Bytes per launch of all others.
+    pub constants: Bytes,
+}
+
+/// One parameter of a kernel.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ParamReport {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub ty: String,
+    /// `read`, `write` or `read write`.
+    pub access: &'static str,
+    /// Bytes per launch.
+    pub bytes: Bytes,
+    /// Whether its extents mention a run-time size.
+    pub is_stream: bool,
+}
+
+/// All kernels of a plan.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ScheduleReport {
+    /// The plan's function.
+    pub name: String,
+    /// The run-time sizes it is told for.
+    pub sizes: SizeEnv,
+    /// The kernels, in order of the plan.
+    pub kernels: Vec<KernelReport>,
+    /// Bytes of one call, of arrays with a run-time size.
+    pub streams: Bytes,
+    /// Bytes of one call, of all others.
+    pub constants: Bytes,
+}
+
+/// Reports on a plan at given sizes.
+///
+/// Errors: a size without a value, or bytes that cannot be predicted.
+pub fn report(program: &Program, sizes: &SizeEnv) -> Result<ScheduleReport, Diagnostic> {
+    let traffic = predict(program, sizes)?;
+    let mut kernels = Vec::with_capacity(traffic.len());
+    let (mut streams, mut constants) = (Bytes::default(), Bytes::default());
+    for (func, traffic) in program.kernels.iter().zip(traffic) {
+        let params: Vec<ParamReport> = func
+            .params
+            .iter()
+            .zip(&traffic.per_launch.per_param)
+            .map(|(param, traffic)| param_report(param, traffic, program))
+            .collect();
+        let sum = |is_stream: bool| {
+            let mut bytes = Bytes::default();
+            params
+                .iter()
+                .filter(|param| param.is_stream == is_stream)
+                .for_each(|param| bytes.add(param.bytes, 1));
+            bytes
+        };
+        let n_tiles = abi::n_tiles(func, sizes)
+            .map_err(|error| Diagnostic::input(Default::default(), error.to_string()))?;
+        let kernel = KernelReport {
+            name: func.name.to_string(),
+            launches: traffic.launches,
+            n_tiles,
+            stages: stage_names(func),
+            streams: sum(true),
+            constants: sum(false),
+            params,
+        };
+        streams.add(kernel.streams, kernel.launches);
+        constants.add(kernel.constants, kernel.launches);
+        kernels.push(kernel);
+    }
+    Ok(ScheduleReport { name: program.name.to_string(), sizes: sizes.clone(), kernels, streams, constants })
+}
+
+fn param_report(param: &Param, traffic: &ParamTraffic, program: &Program) -> ParamReport {
+    let is_open = |name: &Sym| program.sizes.iter().any(|size| size.name == *name);
+    ParamReport {
+        name: param.name.to_string(),
+        ty: array_type(param.dtype, &param.shape),
+        access: match param.access {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::ReadWrite => "read write",
+        },
+        bytes: Bytes {
+            edge: traffic.edge_read.saturating_add(traffic.edge_written),
+            issued: traffic.issued_read.saturating_add(traffic.issued_written),
+        },
+        is_stream: param.shape.iter().any(|dim| dim.syms().iter().any(is_open)),
+    }
+}
+
+fn stage_names(func: &Func) -> Vec<String> {
+    let names = func.body.iter().filter_map(|stmt| match stmt {
+        Stmt::Stage(name, _) => Some(name.to_string()),
+        _ => None,
+    });
+    names.collect()
+}
+
+impl ScheduleReport {
+    /// The run-time size that bytes are told per unit of: the only one, if there is one.
+    fn unit(&self) -> Option<(&Sym, u64)> {
+        let mut sizes = self.sizes.iter();
+        match (sizes.next(), sizes.next()) {
+            (Some((name, size)), None) => {
+                u64::try_from(*size).ok().filter(|size| *size > 0).map(|size| (name, size))
+            }
+            _ => None,
+        }
+    }
+
+    /// The report as text.
+    pub fn text(&self) -> String {
+        let sizes: Vec<String> = self.sizes.iter().map(|(name, size)| format!("{name} = {size}")).collect();
+        let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(", ")) };
+        let mut lines = vec![format!("plan @{}{at}: kernels {}", self.name, self.kernels.len())];
+        for kernel in &self.kernels {
+            lines.push(format!(
+                "kernel @{}: launches {}, tiles {}",
+                kernel.name, kernel.launches, kernel.n_tiles
+            ));
+            if !kernel.stages.is_empty() {
+                lines.push(format!("  stages {}", kernel.stages.join(", ")));
+            }
+            let width =
+                |pick: &dyn Fn(&ParamReport) -> usize| kernel.params.iter().map(pick).max().unwrap_or(0);
+            let (names, types) = (width(&|param| param.name.len()), width(&|param| param.ty.len()));
+            for param in &kernel.params {
+                lines.push(format!(
+                    "  {:10} {:names$} {:types$}  {}",
+                    param.access,
+                    param.name,
+                    param.ty,
+                    self.bytes_text(param.bytes, param.is_stream)
+                ));
+            }
+            lines.push(format!("  streams    {}", self.bytes_text(kernel.streams, true)));
+            lines.push(format!("  parameters {}", self.bytes_text(kernel.constants, false)));
+        }
+        lines.push(format!("total streams    {}", self.bytes_text(self.streams, true)));
+        lines.push(format!("total parameters {}", self.bytes_text(self.constants, false)));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    fn bytes_text(&self, bytes: Bytes, is_stream: bool) -> String {
+        let text = format!("edge {} B, issued {} B", bytes.edge, bytes.issued);
+        match self.unit().filter(|_| is_stream) {
+            Some((name, size)) => {
+                let per = |bytes: u64| bytes as f64 / size as f64;
+                format!("{text}; per {name}: edge {} B, issued {} B", per(bytes.edge), per(bytes.issued))
+            }
+            None => text,
+        }
+    }
+
+    /// The report as JSON.
+    pub fn json(&self) -> Value {
+        let bytes = |bytes: Bytes| json!({ "edge_bytes": bytes.edge, "issued_bytes": bytes.issued });
+        let param = |param: &ParamReport| {
+            json!({
+                "name": param.name,
+                "type": param.ty,
+                "access": param.access,
+                "has_run_time_size": param.is_stream,
+                "edge_bytes": param.bytes.edge,
+                "issued_bytes": param.bytes.issued,
+            })
+        };
+        let kernel = |kernel: &KernelReport| {
+            json!({
+                "name": kernel.name,
+                "launches": kernel.launches,
+                "tiles": kernel.n_tiles,
+                "stages": kernel.stages,
+                "params": kernel.params.iter().map(param).collect::<Vec<_>>(),
+                "streams": bytes(kernel.streams),
+                "parameters": bytes(kernel.constants),
+            })
+        };
+        let sizes: serde_json::Map<String, Value> =
+            self.sizes.iter().map(|(name, size)| (name.to_string(), json!(size))).collect();
+        json!({
+            "function": self.name,
+            "sizes": sizes,
+            "kernels": self.kernels.iter().map(kernel).collect::<Vec<_>>(),
+            "streams": bytes(self.streams),
+            "parameters": bytes(self.constants),
+        })
+    }
+}

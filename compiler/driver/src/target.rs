@@ -1,0 +1,85 @@
+//! What a function can be compiled for, and what is missing where it cannot.
+
+use birkhoff_ir::diag::Diagnostic;
+use std::fmt;
+
+/// Who runs a compiled function.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub enum Target {
+    /// The evaluator of the tensor IR: slow and obvious, the definition of every op.
+    Eval,
+    /// The evaluator of the kernel IR, on the scheduled kernels: slow, checks every access, counts bytes.
+    KernelEval,
+    /// Machine code of this processor, through Cranelift.
+    #[default]
+    Cpu,
+    /// Machine code of this processor, through LLVM.
+    CpuLlvm,
+    /// PTX text; it compiles, nothing runs it.
+    Ptx,
+    /// PTX text, interpreted on this processor.
+    PtxSim,
+    /// PTX on a GPU.
+    Cuda,
+}
+
+impl Target {
+    /// Every target.
+    pub const ALL: [Target; 7] = [
+        Target::Eval,
+        Target::KernelEval,
+        Target::Cpu,
+        Target::CpuLlvm,
+        Target::Ptx,
+        Target::PtxSim,
+        Target::Cuda,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Eval => "eval",
+            Target::KernelEval => "kernel-eval",
+            Target::Cpu => "cpu",
+            Target::CpuLlvm => "cpu-llvm",
+            Target::Ptx => "ptx",
+            Target::PtxSim => "ptx-sim",
+            Target::Cuda => "cuda",
+        }
+    }
+
+    /// The target of that name.
+    pub fn from_name(name: &str) -> Option<Target> {
+        Target::ALL.into_iter().find(|target| target.name() == name)
+    }
+
+    /// `Ok` if this build and machine have what the target needs.
+    ///
+    /// Errors: what is missing, and which targets there are.
+    pub fn check(self) -> Result<(), Diagnostic> {
+        let Some(missing) = self.missing() else { return Ok(()) };
+        let all = Target::ALL.into_iter();
+        let present: Vec<&str> = all.filter(|target| target.missing().is_none()).map(Target::name).collect();
+        Err(Diagnostic::device(format!(
+            "the target `{self}` needs {missing}, which this build does not have"
+        ))
+        .help(format!("the targets of this build are {}", present.join(", "))))
+    }
+
+    /// What this build lacks for the target.
+    fn missing(self) -> Option<&'static str> {
+        match self {
+            Target::Eval | Target::KernelEval | Target::Cpu => None,
+            Target::CpuLlvm => Some("the LLVM back end for this processor"),
+            Target::Ptx => Some("the PTX back end (MLIR and LLVM)"),
+            Target::PtxSim => Some("the PTX back end (MLIR and LLVM) and its simulator"),
+            Target::Cuda => Some("the PTX back end (MLIR and LLVM) and a CUDA driver"),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,163 @@
+//! What a plan costs: the scheduler's answer to "which of these equal programs is cheaper".
+//!
+//! In: a function of primitives. Out: a [`Cost`] of the kernels it really becomes: bytes across their edges, issued
+//! instructions in native vectors, launches. Constants describe a current desktop or server core and only rank programs.
+
+use crate::cost::{Cost, CostModel, default_sizes, scalar_weight};
+use crate::schedule::Target;
+use birkhoff_ir::dim::{Dim, SizeEnv};
+use birkhoff_ir::kernel::{Block, ForKind, Func, Index, Inst, Mem, Stmt, Var};
+use birkhoff_ir::plan::{Program, traffic};
+use birkhoff_ir::scalar::ScalarOp;
+use birkhoff_ir::tensor::{FuncId, Module};
+use std::collections::BTreeMap;
+
+/// Prices functions by lowering them.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct KernelCost {
+    /// The machine.
+    pub target: Target,
+    /// Bytes per second from memory, of all cores together.
+    pub bandwidth: f64,
+    /// Simple vector instructions per second, of all cores together.
+    pub rate: f64,
+    /// Seconds per launch.
+    pub launch: f64,
+}
+
+impl Default for KernelCost {
+    fn default() -> Self {
+        KernelCost { target: Target::default(), bandwidth: 2e10, rate: 1e10, launch: 2e-6 }
+    }
+}
+
+impl CostModel for KernelCost {
+    /// Infinite where the function cannot be lowered.
+    fn price(&self, module: &Module, func: FuncId) -> Cost {
+        let sizes = default_sizes(module);
+        let priced = super::lower(module, func, &self.target).ok().and_then(|program| self.program(&program, &sizes));
+        let never = f64::INFINITY;
+        priced.unwrap_or(Cost { bytes: never, flops: never, launches: never, total: never })
+    }
+}
+
+impl KernelCost {
+    /// The cost of one call of `program` at `sizes`; `None` if a size has no value.
+    pub fn program(&self, program: &Program, sizes: &SizeEnv) -> Option<Cost> {
+        let per_kernel = traffic::predict(program, sizes).ok()?;
+        let mut cost = Cost::default();
+        for (kernel, moved) in program.kernels.iter().zip(&per_kernel) {
+            let launches = moved.launches as f64;
+            let bytes = moved.per_launch.edge_bytes() as f64;
+            let work = instructions(kernel, sizes, self.target.native_lanes);
+            // Memory and arithmetic overlap, but never wholly.
+            let (memory, compute) = (bytes / self.bandwidth, work / self.rate);
+            let time = memory.max(compute) + 0.25 * memory.min(compute) + self.launch;
+            cost.bytes += launches * bytes;
+            cost.flops += launches * work;
+            cost.launches += launches;
+            cost.total += launches * time;
+        }
+        Some(cost)
+    }
+}
+
+/// Native instructions of all tiles, each weighed by what it takes.
+fn instructions(kernel: &Func, sizes: &SizeEnv, native_lanes: u32) -> f64 {
+    let mut vars: BTreeMap<Var, f64> = BTreeMap::new();
+    let mut tiles = 1.0;
+    for axis in &kernel.grid {
+        let extent = axis.extent.eval(sizes).unwrap_or(1).max(1) as f64;
+        let count = f64::from(axis.tile).min(extent);
+        tiles *= extent / count;
+        vars.insert(axis.base, 0.0);
+        vars.insert(axis.count, count);
+    }
+    let mut walk = InstructionWalk { kernel, sizes, native: f64::from(native_lanes), vars };
+    tiles * walk.block(&kernel.body, None)
+}
+
+struct InstructionWalk<'a> {
+    kernel: &'a Func,
+    sizes: &'a SizeEnv,
+    native: f64,
+    /// Values of integer variables, as far as they bound loops.
+    vars: BTreeMap<Var, f64>,
+}
+
+impl InstructionWalk<'_> {
+    fn size(&self, dim: &Dim) -> f64 {
+        dim.eval(self.sizes).unwrap_or(1) as f64
+    }
+
+    fn index(&self, index: &Index) -> f64 {
+        let term = |(var, coeff): &(Var, Dim)| self.vars.get(var).copied().unwrap_or(0.0) * self.size(coeff);
+        index.terms.iter().map(term).sum::<f64>() + self.size(&index.offset)
+    }
+
+    /// Instructions of one run of `block`; `lanes` is the width of the lane loop around and its variable.
+    fn block(&mut self, block: &Block, lanes: Option<(f64, Var)>) -> f64 {
+        let vectors = lanes.map_or(1.0, |(width, _)| (width / self.native).max(1.0));
+        let mut sum = 0.0;
+        for stmt in block {
+            sum += match stmt {
+                Stmt::Let(var, inst) => {
+                    self.note(*var, inst);
+                    vectors * self.inst_weight(*var, inst, lanes)
+                }
+                Stmt::Store { mem, index, .. } => vectors * access_weight(*mem, index, lanes, self.native),
+                Stmt::Accum { .. } => vectors,
+                Stmt::Stage(_, body) => self.block(body, lanes),
+                Stmt::Decl(_) => 0.0,
+                Stmt::For(inner) => {
+                    let trip = (self.index(&inner.end) - self.index(&inner.start)).max(0.0);
+                    match inner.kind {
+                        ForKind::Seq | ForKind::Unroll => trip * (self.block(&inner.body, lanes) + 1.0),
+                        ForKind::Lanes { width } => {
+                            let width = f64::from(width);
+                            let chunks = (trip / width).floor();
+                            let rest = trip - chunks * width;
+                            let whole = self.block(&inner.body, Some((width, inner.var))) + 1.0;
+                            // One by one, a vector instruction does for a single element.
+                            chunks * whole + rest * (whole / (width / self.native).max(1.0))
+                        }
+                    }
+                }
+            };
+        }
+        sum
+    }
+
+    /// Remembers integers that may bound loops.
+    fn note(&mut self, var: Var, inst: &Inst) {
+        let value = match inst {
+            Inst::Index(index) => self.index(index),
+            Inst::Scalar(ScalarOp::Div, args) => {
+                let part = |arg: &Var| self.vars.get(arg).copied().unwrap_or(1.0);
+                (part(&args[0]) / part(&args[1]).max(1.0)).floor()
+            }
+            _ => return,
+        };
+        self.vars.insert(var, value);
+    }
+
+    fn inst_weight(&self, var: Var, inst: &Inst, lanes: Option<(f64, Var)>) -> f64 {
+        let wide = if self.kernel.dtype(var).size_bytes() == 8 { 2.0 } else { 1.0 };
+        match inst {
+            Inst::Const(_) | Inst::Index(_) => 0.0,
+            Inst::Scalar(op, _) => wide * scalar_weight(*op),
+            Inst::Fma(..) | Inst::Convert(_) | Inst::Bitcast(_) => wide,
+            Inst::Round(..) => 6.0,
+            Inst::Load(mem, index) => wide * access_weight(*mem, index, lanes, self.native),
+        }
+    }
+}
+
+/// A vector access is one instruction if its elements are neighbours or one; else one per element.
+fn access_weight(_mem: Mem, index: &[Index], lanes: Option<(f64, Var)>, native: f64) -> f64 {
+    let Some((_, lane)) = lanes else { return 0.5 };
+    let coeff = |index: &Index| index.coeff(lane);
+    let is_outer = index.iter().rev().skip(1).any(|index| !coeff(index).is_const(0));
+    let last = index.last().map(coeff).unwrap_or_default();
+    if is_outer || !(last.is_const(0) || last.is_const(1)) { 1.5 * native } else { 0.5 }
+}
