@@ -129,12 +129,7 @@ fn spec_size(func: &Func, node: &Node, sizes: &SizeEnv) -> f64 {
 }
 
 /// Arithmetic of one call, loops included.
-pub fn func_flops(
-    module: &Module,
-    id: FuncId,
-    sizes: &SizeEnv,
-    known: &mut BTreeMap<FuncId, f64>,
-) -> f64 {
+pub fn func_flops(module: &Module, id: FuncId, sizes: &SizeEnv, known: &mut BTreeMap<FuncId, f64>) -> f64 {
     if let Some(flops) = known.get(&id) {
         return *flops;
     }
@@ -182,7 +177,8 @@ fn edges(func: &Func, sizes: &SizeEnv) -> (f64, f64) {
     for input in func.input_values() {
         sources[input.0 as usize].insert(input);
     }
-    let read = |set: &BTreeSet<ValueId>| -> f64 { set.iter().map(|value| bytes_of(func.ty(*value), sizes)).sum() };
+    let read =
+        |set: &BTreeSet<ValueId>| -> f64 { set.iter().map(|value| bytes_of(func.ty(*value), sizes)).sum() };
     for node in &func.nodes {
         let mut all = BTreeSet::new();
         for arg in &node.args {

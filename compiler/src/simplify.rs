@@ -29,7 +29,12 @@ pub fn merge_equal_nodes(func: &Func) -> Func {
             results.push(ValueId(kept.values.len() as u32 - 1));
         }
         place.extend(&results);
-        kept.nodes.push(Node { op: key.0.clone(), args: key.1.clone(), results: results.clone(), span: node.span });
+        kept.nodes.push(Node {
+            op: key.0.clone(),
+            args: key.1.clone(),
+            results: results.clone(),
+            span: node.span,
+        });
         known.insert(key, results);
     }
     kept.outputs.iter_mut().for_each(|out| out.value = place[out.value.0 as usize]);

@@ -68,7 +68,8 @@ fn count(func: &Func, kind: OpKind) -> usize {
 /// The function with its nodes in depth-first order of the outputs and without names, to compare programs of different order.
 fn canonical(module: &Module, func: &Func) -> String {
     let mut place = vec![None; func.values.len()];
-    let mut result = Func { nodes: vec![], values: func.values[..func.inputs.len()].to_vec(), ..func.clone() };
+    let mut result =
+        Func { nodes: vec![], values: func.values[..func.inputs.len()].to_vec(), ..func.clone() };
     (0..func.inputs.len()).for_each(|idx| place[idx] = Some(ValueId(idx as u32)));
     fn visit(func: &Func, value: ValueId, place: &mut [Option<ValueId>], result: &mut Func) {
         let Def::Node { node, .. } = func.values[value.0 as usize].def else { return };
@@ -105,11 +106,19 @@ fn the_norm_moves_behind_the_projection() {
     assert!(result.nodes.iter().all(|node| !node.op.kind.is_composite()));
     // Nothing of the size of x is divided or scaled before the projection.
     let x = result.ty(ValueId(0)).n_elems();
-    let projection = result.nodes.iter().position(|node| node.args.contains(&ValueId(1))).expect("phi is read");
+    let projection =
+        result.nodes.iter().position(|node| node.args.contains(&ValueId(1))).expect("phi is read");
     for node in &result.nodes[..projection] {
         let large = result.ty(node.results[0]).n_elems() == x;
-        assert!(!large || matches!(node.op.kind, OpKind::Reshape | OpKind::Scalar(birkhoff_ir::scalar::ScalarOp::Mul)),
-            "{}", print_func(&out.module, result));
+        assert!(
+            !large
+                || matches!(
+                    node.op.kind,
+                    OpKind::Reshape | OpKind::Scalar(birkhoff_ir::scalar::ScalarOp::Mul)
+                ),
+            "{}",
+            print_func(&out.module, result)
+        );
     }
     for tokens in [1, 19] {
         let inputs = inputs_of(&module, func, tokens, Contents::Domain, 3).unwrap();
@@ -144,11 +153,36 @@ fn every_theme_earns_its_place() {
     let programs: [(Theme, Math, &str, &str); 8] = [
         (Theme::Algebra, Math::Default, "m: f32[T,n,n]", "o = sinkhorn(m, iters=20)"),
         (Theme::Movement, Math::Strict, "x: f32[T]", "o = exp(broadcast(x, shape=[T,C], axes=[0])) + 1.0"),
-        (Theme::Reductions, Math::Default, "x: f32[T,n,C]", "o = reduce_sum(reduce_sum(exp(x), axes=[2]), axes=[1])"),
-        (Theme::Contractions, Math::Default, "x: f32[T,n,C], phi: f32[n*C,n]", "o = einsum(\"tk,ko->to\", rms_norm(vec(x)), phi)"),
-        (Theme::Loops, Math::Strict, "a: f32[T,C], w: f32[T,C]", "o = loop(a, w) {body=@step, trip=20, carry=1}"),
-        (Theme::DoublyStochastic, Math::Default, "m: f32[T,n,n], x: f32[T,n,C]", "o = stream_reduce(stream_mix(softmax(m, axis=1), x))"),
-        (Theme::Manifold, Math::Fast, "x: f32[T,C], v: f32[T,C]", "k = broadcast_to(const(value=-1.0, dtype=f32), [T])\n o = log_map(x, exp_map(x, v, k), k)"),
+        (
+            Theme::Reductions,
+            Math::Default,
+            "x: f32[T,n,C]",
+            "o = reduce_sum(reduce_sum(exp(x), axes=[2]), axes=[1])",
+        ),
+        (
+            Theme::Contractions,
+            Math::Default,
+            "x: f32[T,n,C], phi: f32[n*C,n]",
+            "o = einsum(\"tk,ko->to\", rms_norm(vec(x)), phi)",
+        ),
+        (
+            Theme::Loops,
+            Math::Strict,
+            "a: f32[T,C], w: f32[T,C]",
+            "o = loop(a, w) {body=@step, trip=20, carry=1}",
+        ),
+        (
+            Theme::DoublyStochastic,
+            Math::Default,
+            "m: f32[T,n,n], x: f32[T,n,C]",
+            "o = stream_reduce(stream_mix(softmax(m, axis=1), x))",
+        ),
+        (
+            Theme::Manifold,
+            Math::Fast,
+            "x: f32[T,C], v: f32[T,C]",
+            "k = broadcast_to(const(value=-1.0, dtype=f32), [T])\n o = log_map(x, exp_map(x, v, k), k)",
+        ),
         (Theme::Transcendental, Math::Default, "x: f32[T], y: f32[T]", "o = x / sqrt(y)"),
     ];
     for (theme, math, arguments, statements) in programs {
@@ -186,7 +220,8 @@ fn the_order_of_nodes_does_not_matter() {
     }
     source.outputs.iter().rev().for_each(|out| visit(&source, out.value, &mut order));
     assert_ne!(order, (0..source.nodes.len()).collect::<Vec<_>>());
-    let mut shuffled = Func { nodes: vec![], values: source.values[..source.inputs.len()].to_vec(), ..source.clone() };
+    let mut shuffled =
+        Func { nodes: vec![], values: source.values[..source.inputs.len()].to_vec(), ..source.clone() };
     let mut place: Vec<ValueId> = (0..source.values.len() as u32).map(ValueId).collect();
     for number in order {
         let node = &source.nodes[number];
@@ -216,7 +251,8 @@ fn the_order_of_nodes_does_not_matter() {
 fn strict_math_keeps_every_bit() {
     let (module, func) = example(LAYER.0, LAYER.1, LAYER_DIMS);
     for seed in 0..4 {
-        let out = run(&module, func, &Options { math: Math::Strict, sample: Some(seed), ..Options::default() });
+        let out =
+            run(&module, func, &Options { math: Math::Strict, sample: Some(seed), ..Options::default() });
         let inputs = inputs_of(&module, func, 5, Contents::Special, seed).unwrap();
         compare((&module, func), (&out.module, out.func), 5, &inputs, 0.0).unwrap();
     }
@@ -234,13 +270,19 @@ fn diagnostics_are_measured() {
         let (module, func) = example("m: f32[T,n,n]", statements, &[]);
         let out = run(&module, func, &Options { math: Math::Fast, ..Options::default() });
         let result = out.module.func(out.func);
-        let sums = count(result, OpKind::ReduceSum) + count(result, OpKind::Contract) + count(result, OpKind::Loop);
+        let sums =
+            count(result, OpKind::ReduceSum) + count(result, OpKind::Contract) + count(result, OpKind::Loop);
         assert!(sums > 0, "{}", print(&out.module));
         // An infinite logit makes the matrix NaN; the measurement says so.
         let mut inputs = inputs_of(&module, func, 3, Contents::Domain, 1).unwrap();
         let mut values = inputs[0].to_f64s();
         values[0] = f64::NAN;
-        inputs[0] = birkhoff_ir::tensor::eval::Tensor::from_f64s(birkhoff_ir::dtype::DType::F32, vec![3, 3, 3], &values).unwrap();
+        inputs[0] = birkhoff_ir::tensor::eval::Tensor::from_f64s(
+            birkhoff_ir::dtype::DType::F32,
+            vec![3, 3, 3],
+            &values,
+        )
+        .unwrap();
         compare((&module, func), (&out.module, out.func), 3, &inputs, 1e-5).unwrap();
     }
 }
@@ -259,7 +301,9 @@ fn unit_sums_hold_for_the_last_axis_without_eps() {
     assert!(used("o = stream_reduce(stream_mix(sinkhorn(m, iters=20, first=rows), x))"));
     assert!(!used("o = stream_reduce(stream_mix(sinkhorn(m, iters=20, first=rows, eps=1e-6), x))"));
     assert!(!used("o = stream_reduce(stream_mix(sinkhorn(m, iters=0, first=rows), x))"));
-    assert!(used("h = einsum(\"tij,tjk->tik\", softmax(m, axis=1), softmax(m, axis=1))\n o = stream_reduce(stream_mix(h, x))"));
+    assert!(used(
+        "h = einsum(\"tij,tjk->tik\", softmax(m, axis=1), softmax(m, axis=1))\n o = stream_reduce(stream_mix(h, x))"
+    ));
 }
 
 /// `x - max(x)` has one operand, whatever else is rewritten.
@@ -270,11 +314,14 @@ fn the_operand_of_a_shift_stays_one_value() {
     for sample in [None, Some(1), Some(2), Some(3)] {
         let out = run(&module, func, &Options { math: Math::Fast, sample, ..Options::default() });
         let result = out.module.func(out.func);
-        let max = result.nodes.iter().find(|node| node.op.kind == OpKind::ReduceMax).expect("there is a maximum");
-        let repeated = result.nodes.iter().find(|node| node.op.kind == OpKind::Broadcast && node.args == max.results);
+        let max =
+            result.nodes.iter().find(|node| node.op.kind == OpKind::ReduceMax).expect("there is a maximum");
+        let repeated =
+            result.nodes.iter().find(|node| node.op.kind == OpKind::Broadcast && node.args == max.results);
         let repeated = repeated.expect("it is repeated");
         let difference = result.nodes.iter().find(|node| {
-            node.op.kind == OpKind::Scalar(birkhoff_ir::scalar::ScalarOp::Sub) && node.args[1] == repeated.results[0]
+            node.op.kind == OpKind::Scalar(birkhoff_ir::scalar::ScalarOp::Sub)
+                && node.args[1] == repeated.results[0]
         });
         assert_eq!(difference.expect("it is subtracted").args[0], max.args[0], "{}", print(&out.module));
     }
@@ -302,7 +349,8 @@ fn chains_of_products_are_grouped_by_cost() {
 
 #[test]
 fn equal_loop_bodies_are_one_function() {
-    let (module, func) = example("a: f32[T,n,n], b: f32[T,n,n]", "o = sinkhorn(a, iters=20)\n p = sinkhorn(b, iters=10)", &[]);
+    let (module, func) =
+        example("a: f32[T,n,n], b: f32[T,n,n]", "o = sinkhorn(a, iters=20)\n p = sinkhorn(b, iters=10)", &[]);
     let out = run(&module, func, &Options::default());
     assert_eq!(out.module.funcs.len(), 2, "{}", print(&out.module));
 }
@@ -349,7 +397,11 @@ fn a_contrary_model_keeps_the_original() {
             birkhoff_compiler::cost::Cost { total: -(divisions as f64), ..Default::default() }
         }
     }
-    let (module, func) = example("x: f32[T,C], y: f32[T] ~ uniform(0.5, 2)", "o = x / broadcast(y, shape=[T,C], axes=[0])", &[]);
+    let (module, func) = example(
+        "x: f32[T,C], y: f32[T] ~ uniform(0.5, 2)",
+        "o = x / broadcast(y, shape=[T,C], axes=[0])",
+        &[],
+    );
     let out = optimize(&module, func, &Options::default(), &FewDivisionsAreDear).expect("optimises");
     assert_eq!(count(out.module.func(out.func), OpKind::Scalar(birkhoff_ir::scalar::ScalarOp::Div)), 1);
 }

@@ -12,7 +12,7 @@ use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::bind::{Bindings, bind};
-use birkhoff_ir::tensor::build::{Built, Builder};
+use birkhoff_ir::tensor::build::{Builder, Built};
 use birkhoff_ir::tensor::eval::eval;
 use birkhoff_ir::tensor::verify::verify;
 use birkhoff_ir::tensor::{Attr, DimDecl, DimKind, Domain, FuncId, Module, OpKind, TensorType, ValueId};
@@ -20,7 +20,8 @@ use common::{Contents, compare, inputs_of};
 
 fn run(module: &Module, func: FuncId, math: Math, sample: Option<u64>) -> (Module, FuncId) {
     let options = Options { math, sample, ..Options::default() };
-    let out = optimize(module, func, &options, &Edges::default()).unwrap_or_else(|why| panic!("{}", why.message));
+    let out =
+        optimize(module, func, &options, &Edges::default()).unwrap_or_else(|why| panic!("{}", why.message));
     verify(&out.module).unwrap_or_else(|why| panic!("{why}"));
     (out.module, out.func)
 }
@@ -51,16 +52,22 @@ fn specs_keep_their_values() {
             .filter(|decl| matches!(decl.kind, DimKind::Static(_)))
             .map(|decl| (decl.name.clone(), size(&decl.name)))
             .collect();
-        let bound = bind(&module, &Bindings { dims, ..Bindings::default() }).unwrap_or_else(|why| panic!("{name}: {}", why.message));
+        let bound = bind(&module, &Bindings { dims, ..Bindings::default() })
+            .unwrap_or_else(|why| panic!("{name}: {}", why.message));
         // bf16 and f16 round intermediate values coarsely; approximate rules then differ by that.
-        let coarse = bound.funcs.iter().flat_map(|func| &func.values).any(|value| matches!(value.ty.dtype, DType::Bf16 | DType::F16));
+        let coarse = bound
+            .funcs
+            .iter()
+            .flat_map(|func| &func.values)
+            .any(|value| matches!(value.ty.dtype, DType::Bf16 | DType::F16));
         let modes = [(Math::Default, 5e-4), (Math::Fast, 5e-3), (Math::Strict, 0.0)];
         for (id, func) in bound.exported() {
             for (math, bound_of) in modes {
                 for sample in [None, Some(1)] {
                     let tolerance = if coarse && math != Math::Strict { 2e-2 } else { bound_of };
                     let (after, after_id) = run(&bound, id, math, sample);
-                    let inputs = inputs_of(&bound, id, 7, Contents::Domain, 5).unwrap_or_else(|why| panic!("{name}: {why}"));
+                    let inputs = inputs_of(&bound, id, 7, Contents::Domain, 5)
+                        .unwrap_or_else(|why| panic!("{name}: {why}"));
                     compare((&bound, id), (&after, after_id), 7, &inputs, tolerance)
                         .unwrap_or_else(|why| panic!("{name} @{} {math:?} {sample:?}: {why}", func.name));
                 }
@@ -94,18 +101,31 @@ fn random_module(seed: u64, dtype: DType) -> Option<(Module, FuncId)> {
     let mut draw = Draw(seed);
     let tokens = Dim::sym("T");
     let kind = DimKind::RunTime { lo: 1, hi: 4096, default: Some(64) };
-    let mut module = Module { dims: vec![DimDecl { name: "T".into(), kind, span: Default::default() }], ..Module::default() };
+    let mut module = Module {
+        dims: vec![DimDecl { name: "T".into(), kind, span: Default::default() }],
+        ..Module::default()
+    };
     let mut b = Builder::new(&mut module, "main");
     let (n, c) = (Dim::constant(3), Dim::constant(5));
-    let shapes = [vec![tokens.clone(), n.clone(), c.clone()], vec![tokens.clone(), n.clone()], vec![n, c.clone()], vec![c], vec![tokens], vec![]];
+    let shapes = [
+        vec![tokens.clone(), n.clone(), c.clone()],
+        vec![tokens.clone(), n.clone()],
+        vec![n, c.clone()],
+        vec![c],
+        vec![tokens],
+        vec![],
+    ];
     let mut values = vec![];
     for (idx, shape) in shapes.iter().enumerate() {
-        values.push(b.input(format!("x{idx}"), TensorType::new(dtype, shape.clone()), Domain::default()).ok()?);
+        values
+            .push(b.input(format!("x{idx}"), TensorType::new(dtype, shape.clone()), Domain::default()).ok()?);
     }
     let n_inputs = values.len();
     for _ in 0..14 {
         // Later values more often, so that graphs grow deep.
-        let pick = |draw: &mut Draw| values[values.len() - 1 - draw.below(values.len()).min(draw.below(values.len()))];
+        let pick = |draw: &mut Draw| {
+            values[values.len() - 1 - draw.below(values.len()).min(draw.below(values.len()))]
+        };
         let (x, y) = (pick(&mut draw), pick(&mut draw));
         if let Ok(value) = random_node(&mut b, &mut draw, x, y) {
             values.push(value);
@@ -124,7 +144,8 @@ fn random_module(seed: u64, dtype: DType) -> Option<(Module, FuncId)> {
 
 fn random_node(b: &mut Builder<'_>, draw: &mut Draw, x: ValueId, y: ValueId) -> Built {
     let rank = b.ty(x).rank();
-    let unary = [ScalarOp::Neg, ScalarOp::Abs, ScalarOp::Exp, ScalarOp::Tanh, ScalarOp::Sqrt, ScalarOp::Recip];
+    let unary =
+        [ScalarOp::Neg, ScalarOp::Abs, ScalarOp::Exp, ScalarOp::Tanh, ScalarOp::Sqrt, ScalarOp::Recip];
     let binary = [ScalarOp::Add, ScalarOp::Sub, ScalarOp::Mul, ScalarOp::Mul, ScalarOp::Div, ScalarOp::Max];
     match draw.below(12) {
         0 | 1 => b.unary(draw.of(&unary), x),
@@ -168,7 +189,8 @@ fn random_node(b: &mut Builder<'_>, draw: &mut Draw, x: ValueId, y: ValueId) -> 
                     None => other.push(letters[left.len() + axis]),
                 }
             }
-            let mut output: Vec<char> = own.chars().chain(other.chars()).filter(|_| draw.below(2) == 0).collect();
+            let mut output: Vec<char> =
+                own.chars().chain(other.chars()).filter(|_| draw.below(2) == 0).collect();
             output.sort_unstable();
             output.dedup();
             let output: String = output.into_iter().collect();
@@ -198,8 +220,9 @@ fn random_graphs_keep_their_values() {
         n_compared += 1;
         for sample in [None, Some(seed), Some(seed + 1)] {
             let after = run(&module, func, Math::Default, sample);
-            compare((&module, func), (&after.0, after.1), 4, &inputs, 1e-7)
-                .unwrap_or_else(|why| panic!("seed {seed} {sample:?}: {why}\n{}", birkhoff_ir::tensor::text::print(&module)));
+            compare((&module, func), (&after.0, after.1), 4, &inputs, 1e-7).unwrap_or_else(|why| {
+                panic!("seed {seed} {sample:?}: {why}\n{}", birkhoff_ir::tensor::text::print(&module))
+            });
         }
     }
     assert!(n_compared > 50, "{n_compared}");
@@ -212,8 +235,9 @@ fn random_graphs_keep_their_bits_in_strict_mode() {
         let inputs = inputs_of(&module, func, 4, Contents::Special, seed).expect("fits");
         for sample in [None, Some(seed), Some(seed + 1)] {
             let after = run(&module, func, Math::Strict, sample);
-            compare((&module, func), (&after.0, after.1), 4, &inputs, 0.0)
-                .unwrap_or_else(|why| panic!("seed {seed} {sample:?}: {why}\n{}", birkhoff_ir::tensor::text::print(&module)));
+            compare((&module, func), (&after.0, after.1), 4, &inputs, 0.0).unwrap_or_else(|why| {
+                panic!("seed {seed} {sample:?}: {why}\n{}", birkhoff_ir::tensor::text::print(&module))
+            });
         }
     }
 }

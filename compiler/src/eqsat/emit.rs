@@ -83,7 +83,9 @@ pub fn emit(graph: &Graph, choice: &Choice, root: Id, flat: &Flat, origins: &Ori
             Head::Op(_, op) => {
                 let origin = origins.terms.get(term);
                 let (op, args, span) = match origin {
-                    Some((number, args)) => (source.nodes[*number].op.clone(), args, source.nodes[*number].span),
+                    Some((number, args)) => {
+                        (source.nodes[*number].op.clone(), args, source.nodes[*number].span)
+                    }
                     None => (graph.analysis.op(op).clone(), &term.args, span_of(&id, origins, source)),
                 };
                 let args: Option<Vec<ValueId>> = args.iter().map(|arg| place.get(arg).copied()).collect();

@@ -4,11 +4,11 @@
 //! terms as long as they pay). The cost of a term is local; the real price of a choice is asked from the cost model by the
 //! caller. Ties go to terms of the original program, then to the smaller structural hash, so that class numbers decide nothing.
 
+use super::hash::FastHasher;
 use super::term::{Graph, Head, Term, type_of};
 use crate::cost;
 use birkhoff_ir::tensor::OpKind;
 use egg::Id;
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
@@ -79,7 +79,7 @@ impl Terms {
                     }
                     let children = term.args.iter().map(|arg| place[arg]).collect();
                     let (work, bytes) = local_cost(graph, *id, &term, &mut flops);
-                    let mut hasher = DefaultHasher::new();
+                    let mut hasher = FastHasher::default();
                     match term.head {
                         Head::Op(_, op) => graph.analysis.op(op).hash(&mut hasher),
                         other => other.hash(&mut hasher),
@@ -103,7 +103,7 @@ impl Terms {
     /// A choice that is cheapest when terms cost random amounts.
     pub fn sample(&self, seed: u64) -> Option<Choice> {
         let cost = |term: &Candidate| {
-            let mut hasher = DefaultHasher::new();
+            let mut hasher = FastHasher::default();
             (seed, term.hash, &term.children).hash(&mut hasher);
             1.0 + (hasher.finish() % 1024) as f64
         };
@@ -114,16 +114,13 @@ impl Terms {
     fn cheapest(&self, cost: &[Vec<f64>]) -> Option<Choice> {
         let tree = self.by_tree(cost);
         tree[self.root]?;
-        // Once from the original program, whose sharing a tree cannot see, and once from the best trees.
+        // Once from the original program: choosing class by class does not see that siblings share what they read.
         let original: Vec<Option<usize>> = (0..self.classes.len())
             .map(|class| self.classes[class].iter().position(|term| term.original).or(tree[class]))
             .collect();
+        let shared = self.by_dag(cost, &tree);
         let mut best: Option<(f64, Vec<Option<usize>>)> = None;
-        for start in [original, tree] {
-            let mut picks = self.by_dag(cost, &start);
-            if self.order(&picks).is_none() {
-                picks = start;
-            }
+        for mut picks in [original, shared, tree] {
             let Some(total) = self.swap(cost, &mut picks) else { continue };
             if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-12)) {
                 best = Some((total, picks));
@@ -158,7 +155,7 @@ impl Terms {
             for class in 0..n {
                 for (pick, term) in self.classes[class].iter().enumerate() {
                     let mut total = cost[class][pick];
-                    let mut hasher = DefaultHasher::new();
+                    let mut hasher = FastHasher::default();
                     term.hash.hash(&mut hasher);
                     let mut keys: Vec<u64> = Vec::with_capacity(term.children.len());
                     let complete = term.children.iter().all(|child| match best[*child] {
@@ -214,14 +211,16 @@ impl Terms {
                     sets[class] = set;
                 }
                 for (pick, term) in self.classes[class].iter().enumerate() {
-                    if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty()) {
+                    if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty())
+                    {
                         continue;
                     }
                     if term.children.iter().any(|child| holds(&sets[*child], class)) {
                         continue;
                     }
                     let set = self.union(&sets, class, pick, words);
-                    let below: f64 = bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
+                    let below: f64 =
+                        bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
                     let total = below + cost[class][pick];
                     if total < totals[class] * (1.0 - 1e-12) {
                         (picks[class], sets[class], totals[class]) = (Some(pick), set, total);
@@ -253,13 +252,13 @@ impl Terms {
             Some(self.order(picks)?.iter().filter_map(|class| Some(cost[*class][picks[*class]?])).sum())
         };
         let mut now = total(picks)?;
-        for _ in 0..3 {
+        for _ in 0..8 {
             let mut changed = false;
             for class in self.order(picks).unwrap_or_default() {
-                for pick in 0..self.classes[class].len() {
+                for (pick, price) in cost[class].iter().enumerate() {
                     let before = picks[class];
                     // A dearer term can only pay by making what lies below it unnecessary, never by more than it costs.
-                    if before == Some(pick) || cost[class][pick] >= now {
+                    if before == Some(pick) || *price >= now {
                         continue;
                     }
                     picks[class] = Some(pick);
@@ -376,7 +375,11 @@ fn local_cost(
     if cost::is_fused(kind) {
         return (flops, 0.0);
     }
-    let read = distinct.iter().filter_map(|arg| type_of(graph, *arg)).map(|ty| cost::bytes_of(ty, sizes)).sum::<f64>();
+    let read = distinct
+        .iter()
+        .filter_map(|arg| type_of(graph, *arg))
+        .map(|ty| cost::bytes_of(ty, sizes))
+        .sum::<f64>();
     let written: f64 = results.iter().map(|(ty, _)| cost::bytes_of(world.ty(*ty), sizes)).sum();
     (flops, read + written)
 }

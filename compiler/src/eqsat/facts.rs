@@ -190,7 +190,8 @@ fn transfer(op: &Op, args: &[(&TensorType, Facts)], result: &TensorType, term: &
             moved(input, axes.iter().enumerate().map(|(to, from)| (*from as usize, to)))
         }
         OpKind::Reshape => {
-            let kept = (0..args[0].0.rank()).filter_map(|axis| Some((axis, kept_axis(args[0].0, result, axis)?)));
+            let kept =
+                (0..args[0].0.rank()).filter_map(|axis| Some((axis, kept_axis(args[0].0, result, axis)?)));
             moved(input, kept)
         }
         OpKind::Slice => {
@@ -216,7 +217,8 @@ fn moved(input: Facts, axes: impl Iterator<Item = (usize, usize)>) -> Facts {
 
 /// The axis of the result of a reshape that is `axis` of the operand: as many elements before it, and the same extent.
 pub fn kept_axis(from: &TensorType, to: &TensorType, axis: usize) -> Option<usize> {
-    let before = |ty: &TensorType, axis: usize| TensorType::new(ty.dtype, ty.shape[..axis].to_vec()).n_elems();
+    let before =
+        |ty: &TensorType, axis: usize| TensorType::new(ty.dtype, ty.shape[..axis].to_vec()).n_elems();
     let target = before(from, axis);
     (0..to.rank()).find(|other| to.shape[*other] == from.shape[axis] && before(to, *other) == target)
 }
@@ -295,4 +297,53 @@ fn contract(op: &Op, args: &[(&TensorType, Facts)]) -> Facts {
         }
     }
     Facts { unit_sums: bits, normalised: bits != 0, ..none }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use birkhoff_ir::dim::{Dim, SizeEnv};
+    use birkhoff_ir::tensor::Module;
+    use std::collections::BTreeMap;
+
+    fn world() -> (World, TypeId, TypeId) {
+        let mut world = World::new(Module::default(), SizeEnv::new(), BTreeMap::new());
+        let narrow = world.intern_type(&TensorType::new(DType::F32, vec![Dim::constant(3)]));
+        let wide = world.intern_type(&TensorType::new(DType::F64, vec![Dim::constant(3)]));
+        (world, narrow, wide)
+    }
+
+    fn constant_of(ty: TypeId, value: f64) -> Data {
+        let facts = Facts { uniform: Some(Scalar::Float(value)), ..Facts::default() };
+        Data { results: vec![(ty, facts)] }
+    }
+
+    #[test]
+    fn facts_of_both_sides_hold() {
+        let (world, ty, _) = world();
+        let sums = Facts { unit_sums: 2, ..Facts::default() };
+        let sign = Facts { unit_sums: 1, nonnegative: true, ..Facts::default() };
+        let both = world.combine(&Data { results: vec![(ty, sums)] }, &Data { results: vec![(ty, sign)] });
+        let (_, facts) = both.expect("they agree").results[0];
+        assert!(facts.sums_to_one(0) && facts.sums_to_one(1) && facts.nonnegative);
+    }
+
+    #[test]
+    fn what_cannot_both_hold_is_an_error() {
+        let (world, ty, wide) = world();
+        let why = world.combine(&constant_of(ty, 1.0), &constant_of(ty, 2.0)).expect_err("1 is not 2");
+        assert_eq!(why, "the constant Float(1.0) was found equal to Float(2.0) in f32");
+        let why = world.combine(&constant_of(ty, 1.0), &constant_of(wide, 1.0)).expect_err("types differ");
+        assert_eq!(why, "a value of type f32[3] was found equal to one of type f64[3]");
+    }
+
+    #[test]
+    fn the_last_bit_of_a_constant_does_not_depend_on_the_order() {
+        let (world, ty, _) = world();
+        let (low, high) = (0.1f64, 0.1 + 1e-8);
+        for (a, b) in [(low, high), (high, low)] {
+            let both = world.combine(&constant_of(ty, a), &constant_of(ty, b)).expect("close enough");
+            assert_eq!(both, constant_of(ty, low));
+        }
+    }
 }

@@ -71,7 +71,11 @@ fn flatten_once(module: &mut Module, flat: &Flat) -> Result<Flat, String> {
     let mut written: Vec<Written> = flat
         .written
         .iter()
-        .map(|written| Written { op: written.op.clone(), args: moved(&written.args), results: moved(&written.results) })
+        .map(|written| Written {
+            op: written.op.clone(),
+            args: moved(&written.args),
+            results: moved(&written.results),
+        })
         .collect();
     written.extend(fresh);
     Ok(Flat { func: builder.into_func(), written })
@@ -135,12 +139,16 @@ pub fn insert_written(cx: &mut Rewriter<'_>, flat: &Flat, classes: &[Id]) -> Opt
 /// Makes `body` a function of the world; the one that is there already if it is equal. What is known of the body `like` (less
 /// the results `without`) is known of it.
 pub fn adopt_body(graph: &mut Graph, body: Func, like: Option<(FuncId, &[usize])>) -> FuncId {
-    let facts: Vec<Facts> = match like.and_then(|(id, without)| Some((graph.analysis.bodies.get(&id)?, without))) {
-        Some((facts, without)) => {
-            facts.iter().enumerate().filter(|(idx, _)| !without.contains(idx)).map(|(_, facts)| *facts).collect()
-        }
-        None => vec![],
-    };
+    let facts: Vec<Facts> =
+        match like.and_then(|(id, without)| Some((graph.analysis.bodies.get(&id)?, without))) {
+            Some((facts, without)) => facts
+                .iter()
+                .enumerate()
+                .filter(|(idx, _)| !without.contains(idx))
+                .map(|(_, facts)| *facts)
+                .collect(),
+            None => vec![],
+        };
     let id = append_body(&mut graph.analysis.module, body);
     graph.analysis.bodies.insert(id, facts);
     id

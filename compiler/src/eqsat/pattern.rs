@@ -79,7 +79,9 @@ impl Family {
             "reduce" => Family::Reduce,
             "get" => Family::Get,
             "any" => Family::Any,
-            other => Family::Op(OpKind::from_name(other).ok_or_else(|| format!("no op is called `{other}`"))?),
+            other => {
+                Family::Op(OpKind::from_name(other).ok_or_else(|| format!("no op is called `{other}`"))?)
+            }
         })
     }
 }
@@ -90,7 +92,17 @@ pub fn is_commutative(kind: OpKind) -> bool {
     matches!(
         kind,
         OpKind::Scalar(
-            S::Add | S::Mul | S::Max | S::Min | S::BitAnd | S::BitOr | S::BitXor | S::Eq | S::Ne | S::And | S::Or
+            S::Add
+                | S::Mul
+                | S::Max
+                | S::Min
+                | S::BitAnd
+                | S::BitOr
+                | S::BitXor
+                | S::Eq
+                | S::Ne
+                | S::And
+                | S::Or
         )
     )
 }
@@ -223,7 +235,14 @@ fn parse(tokens: &[&str], pos: &mut usize) -> Result<Pattern, String> {
 type Goal<'p> = (&'p Pattern, Id);
 
 /// Matches `pattern` against one term, then the goals that are left.
-fn enter(graph: &Graph, pattern: &Pattern, term: &Term, m: Match, goals: &[Goal<'_>], found: &mut Vec<Match>) {
+fn enter(
+    graph: &Graph,
+    pattern: &Pattern,
+    term: &Term,
+    m: Match,
+    goals: &[Goal<'_>],
+    found: &mut Vec<Match>,
+) {
     let Pattern::Apply { head, name, args } = pattern else { return };
     if !head.holds(term.head) {
         return;

@@ -144,7 +144,10 @@ impl Rewriter<'_> {
         if start.is_const(0) && type_of(self.graph, x)?.shape.get(axis) == Some(&end) {
             return Some(x);
         }
-        self.add(&Op::new(OpKind::Slice, vec![Attr::Int(axis as i64), Attr::Dim(start), Attr::Dim(end)]), &[x])
+        self.add(
+            &Op::new(OpKind::Slice, vec![Attr::Int(axis as i64), Attr::Dim(start), Attr::Dim(end)]),
+            &[x],
+        )
     }
 
     /// A reduction over at least one axis.
@@ -164,7 +167,8 @@ impl Rewriter<'_> {
     /// The contraction called `@name`, if it neither widens nor narrows.
     pub fn contraction_of(&self, m: &Match, name: char) -> Option<Contraction> {
         let spec = self.contraction(m.term(name)?)?;
-        let same = |(_, id): &(Vec<char>, Id)| type_of(self.graph, *id).is_some_and(|ty| ty.dtype == spec.dtype);
+        let same =
+            |(_, id): &(Vec<char>, Id)| type_of(self.graph, *id).is_some_and(|ty| ty.dtype == spec.dtype);
         spec.inputs.iter().all(same).then_some(spec)
     }
 

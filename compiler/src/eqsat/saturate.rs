@@ -5,6 +5,7 @@
 //! changed. A rule with very many matches pauses for some iterations, longer each time.
 
 use super::facts::{Data, Facts};
+use super::hash::FastHasher;
 use super::pattern::{Family, Match, Pattern};
 use super::rewriter::Rewriter;
 use super::rules::{self, Condition, Math, Right, Rule, Theme};
@@ -12,7 +13,6 @@ use super::term::{Graph, Head, Term};
 use birkhoff_ir::tensor::OpKind;
 use egg::Id;
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
@@ -153,7 +153,13 @@ pub fn saturate(graph: &mut Graph, limits: &Limits, allowed: Allowed<'_>) -> Run
     run
 }
 
-fn apply(graph: &mut Graph, rules: &[&Compiled], found: &[(usize, Match)], limit: usize, run: &mut Run) -> bool {
+fn apply(
+    graph: &mut Graph,
+    rules: &[&Compiled],
+    found: &[(usize, Match)],
+    limit: usize,
+    run: &mut Run,
+) -> bool {
     let mut changed = false;
     for (number, m) in found {
         if graph.total_size() >= limit || graph.analysis.conflict.is_some() {
@@ -186,7 +192,9 @@ fn apply_one(graph: &mut Graph, compiled: &Compiled, m: &Match) -> bool {
         (Right::Built(_, build), _) => build(&mut cx, m),
         (Right::Fact(_, note), _) => {
             let facts = note(&mut cx, m);
-            return facts.into_iter().fold(false, |changed, (id, facts)| learn(cx.graph, id, facts) || changed);
+            return facts
+                .into_iter()
+                .fold(false, |changed, (id, facts)| learn(cx.graph, id, facts) || changed);
         }
         (Right::Term(_), None) => None,
     };
@@ -228,10 +236,11 @@ impl View {
         let mut next = BTreeMap::new();
         for id in &ids {
             let class = &graph[*id];
-            let mut hasher = DefaultHasher::new();
+            let mut hasher = FastHasher::default();
             class.nodes.hash(&mut hasher);
             for (_, facts) in &class.data.results {
-                (facts.unit_sums, facts.nonnegative, facts.normalised, facts.uniform.is_some()).hash(&mut hasher);
+                (facts.unit_sums, facts.nonnegative, facts.normalised, facts.uniform.is_some())
+                    .hash(&mut hasher);
             }
             let stamp = hasher.finish();
             if stamps.get(id) != Some(&stamp) {
@@ -256,7 +265,9 @@ impl View {
         for distance in 1..deepest {
             let mut reached = vec![];
             for id in ids.iter().filter(|id| !self.changed_within.contains_key(id)) {
-                let below = |term: &Term| term.args.iter().any(|arg| self.changed_within.contains_key(&graph.find(*arg)));
+                let below = |term: &Term| {
+                    term.args.iter().any(|arg| self.changed_within.contains_key(&graph.find(*arg)))
+                };
                 if graph[*id].iter().any(below) {
                     reached.push(*id);
                 }
@@ -279,7 +290,10 @@ impl View {
             Family::Get => visit(&self.gets),
             family => {
                 for (kind, places) in &self.roots {
-                    let head = places.first().and_then(|(id, place)| graph[*id].nodes.get(*place)).map(|term| term.head);
+                    let head = places
+                        .first()
+                        .and_then(|(id, place)| graph[*id].nodes.get(*place))
+                        .map(|term| term.head);
                     if head.is_some_and(|head| family.holds(head)) {
                         let _ = kind;
                         visit(places);

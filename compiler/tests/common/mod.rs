@@ -60,14 +60,23 @@ fn sizes(module: &Module, tokens: i64) -> SizeEnv {
 }
 
 /// Random inputs for `func` with all run-time dims at `tokens`.
-pub fn inputs_of(module: &Module, func: FuncId, tokens: i64, contents: Contents, seed: u64) -> Result<Vec<Tensor>, String> {
+pub fn inputs_of(
+    module: &Module,
+    func: FuncId,
+    tokens: i64,
+    contents: Contents,
+    seed: u64,
+) -> Result<Vec<Tensor>, String> {
     let env = sizes(module, tokens);
     let func = module.func(func);
     let mut tensors = vec![];
     for (idx, input) in func.inputs.iter().enumerate() {
         let ty = &func.values[idx].ty;
-        let shape: Result<Vec<usize>, String> =
-            ty.shape.iter().map(|dim| dim.eval(&env).map(|size| size as usize).map_err(|why| why.to_string())).collect();
+        let shape: Result<Vec<usize>, String> = ty
+            .shape
+            .iter()
+            .map(|dim| dim.eval(&env).map(|size| size as usize).map_err(|why| why.to_string()))
+            .collect();
         let shape = shape?;
         let tensor = random_input(seed, &input.name, input.domain, ty.dtype, &shape)?;
         tensors.push(match contents {
@@ -83,7 +92,10 @@ fn with_specials(tensor: &Tensor, dtype: DType, seed: u64) -> Result<Tensor, Str
         [0.0, -0.0, 1.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-42, 3e38, -3e38, 0.5, -2.0];
     let values: Vec<f64> = (0..tensor.len())
         .map(|idx| {
-            let mixed = (idx as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed.wrapping_mul(0xbf58_476d_1ce4_e5b9)) >> 33;
+            let mixed = (idx as u64)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .wrapping_add(seed.wrapping_mul(0xbf58_476d_1ce4_e5b9))
+                >> 33;
             // A third of the elements, so that most rows keep finite ones.
             match specials.get((mixed % 36) as usize) {
                 Some(special) => *special,
@@ -112,7 +124,10 @@ pub fn compare(
         if want.shape() != got.shape() || want.dtype() != got.dtype() {
             return Err(format!("`{}` has another type\n{}", out.name, text()));
         }
-        let scale = want.to_f64s().iter().fold(1e-3f64, |max, value| if value.is_finite() { max.max(value.abs()) } else { max });
+        let scale = want
+            .to_f64s()
+            .iter()
+            .fold(1e-3f64, |max, value| if value.is_finite() { max.max(value.abs()) } else { max });
         for idx in 0..want.len() {
             let same = match (want.get(idx), got.get(idx)) {
                 (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() && b.is_nan() => true,
@@ -122,7 +137,11 @@ pub fn compare(
             };
             if !same {
                 let (a, b) = (want.get(idx), got.get(idx));
-                return Err(format!("{}[{idx}] at T = {tokens}: expected {a:?}, found {b:?}\n{}", out.name, text()));
+                return Err(format!(
+                    "{}[{idx}] at T = {tokens}: expected {a:?}, found {b:?}\n{}",
+                    out.name,
+                    text()
+                ));
             }
         }
     }

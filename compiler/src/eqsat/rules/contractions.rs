@@ -13,36 +13,105 @@ use std::collections::BTreeMap;
 
 /// The rows.
 pub const RULES: &[Rule] = &[
-    Rule::built("sort-product", "(contract@c ?x ?y)", ("operands sorted", sort_operands), Exact,
-        "Products commute; with one summed axis the order of the sum stays.").when("at most one label is summed", one_summed),
-    Rule::built("sort-contraction", "(contract@c ..)", ("operands sorted", sort_operands), Reassociates,
-        "One order makes equal contractions meet; the order of the sum may change.")
-        .when("more labels are summed, or more operands", |cx, m| !one_summed(cx, m)),
-    Rule::built("norm-behind-projection", "(contract@c .. (div ?x (broadcast@b ?r)) ..)", ("a divided contraction", |cx, m| factor(cx, m, ScalarOp::Div)),
-        Reassociates, "A divisor that does not depend on the summed axes divides the result, which is smaller: one pass over x yields both its norm and its projection (arXiv 2512.24880)."),
-    Rule::built("scale-behind-projection", "(contract@c .. (mul ?x (broadcast@b ?r)) ..)", ("a scaled contraction", |cx, m| factor(cx, m, ScalarOp::Mul)),
-        Reassociates, "A factor that does not depend on the summed axes scales the result."),
-    Rule::built("weight-into-operand", "(contract@c .. (mul ?x (broadcast@b ?r)) ..)", ("the other operand scaled", fold_weight),
-        Reassociates, "A weight along a summed axis is multiplied into the smaller operand: the norm's weight folds into the projection."),
-    Rule::built("negated-operand", "(contract@c .. (neg ?x) ..)", ("a negated contraction", negated), Reassociates,
-        "The sign is changed once; a sum of zeros changes its sign."),
-    Rule::built("contract-of-broadcast", "(contract@c .. (broadcast@b ?x) ..)", ("a contraction over fewer axes", of_broadcast), Reassociates,
-        "An operand need not have the axes along which it repeats."),
-    Rule::built("contract-of-transpose", "(contract@c .. (transpose@t ?x) ..)", ("a contraction of the operand itself", of_transpose), Reassociates,
-        "Labels say which axis is which; nothing needs to be moved."),
-    Rule::built("contract-of-reshape", "(contract@c .. (reshape@r ?x) ..)", ("a contraction over the axes before", of_reshape), Exact,
-        "A merged axis is summed as its parts, in the same order: the operand keeps the shape that others read."),
-    Rule::built("reassociate", "(contract@c .. (contract@d ?x ?y) ..)", ("the cheaper grouping", reassociate), Reassociates,
-        "A chain of products is grouped where the intermediate is small."),
-    Rule::built("contract-alone", "(contract@c ?x)", ("a sum", alone), Reassociates, "One operand is summed and transposed."),
-    Rule::built("contract-without-sum", "(contract@c ?x ?y)", ("a product", without_sum), Reassociates,
-        "Without a summed axis it is elementwise, and fuses."),
-    Rule::built("contract-scalar", "(contract@c .. ?x ..)", ("a scaled contraction of the others", scalar_operand), Reassociates,
-        "An operand without axes is a factor."),
+    Rule::built(
+        "sort-product",
+        "(contract@c ?x ?y)",
+        ("operands sorted", sort_operands),
+        Exact,
+        "Products commute; with one summed axis the order of the sum stays.",
+    )
+    .when("at most one label is summed", one_summed),
+    Rule::built(
+        "sort-contraction",
+        "(contract@c ..)",
+        ("operands sorted", sort_operands),
+        Reassociates,
+        "One order makes equal contractions meet; the order of the sum may change.",
+    )
+    .when("more labels are summed, or more operands", |cx, m| !one_summed(cx, m)),
+    Rule::built(
+        "norm-behind-projection",
+        "(contract@c .. (div ?x (broadcast@b ?r)) ..)",
+        ("a divided contraction", |cx, m| factor(cx, m, ScalarOp::Div)),
+        Reassociates,
+        "A divisor that does not depend on the summed axes divides the result, which is smaller: one pass over x yields both its norm and its projection (arXiv 2512.24880).",
+    ),
+    Rule::built(
+        "scale-behind-projection",
+        "(contract@c .. (mul ?x (broadcast@b ?r)) ..)",
+        ("a scaled contraction", |cx, m| factor(cx, m, ScalarOp::Mul)),
+        Reassociates,
+        "A factor that does not depend on the summed axes scales the result.",
+    ),
+    Rule::built(
+        "weight-into-operand",
+        "(contract@c .. (mul ?x (broadcast@b ?r)) ..)",
+        ("the other operand scaled", fold_weight),
+        Reassociates,
+        "A weight along a summed axis is multiplied into the smaller operand: the norm's weight folds into the projection.",
+    ),
+    Rule::built(
+        "negated-operand",
+        "(contract@c .. (neg ?x) ..)",
+        ("a negated contraction", negated),
+        Reassociates,
+        "The sign is changed once; a sum of zeros changes its sign.",
+    ),
+    Rule::built(
+        "contract-of-broadcast",
+        "(contract@c .. (broadcast@b ?x) ..)",
+        ("a contraction over fewer axes", of_broadcast),
+        Reassociates,
+        "An operand need not have the axes along which it repeats.",
+    ),
+    Rule::built(
+        "contract-of-transpose",
+        "(contract@c .. (transpose@t ?x) ..)",
+        ("a contraction of the operand itself", of_transpose),
+        Reassociates,
+        "Labels say which axis is which; nothing needs to be moved.",
+    ),
+    Rule::built(
+        "contract-of-reshape",
+        "(contract@c .. (reshape@r ?x) ..)",
+        ("a contraction over the axes before", of_reshape),
+        Exact,
+        "A merged axis is summed as its parts, in the same order: the operand keeps the shape that others read.",
+    ),
+    Rule::built(
+        "reassociate",
+        "(contract@c .. (contract@d ?x ?y) ..)",
+        ("the cheaper grouping", reassociate),
+        Reassociates,
+        "A chain of products is grouped where the intermediate is small.",
+    ),
+    Rule::built(
+        "contract-alone",
+        "(contract@c ?x)",
+        ("a sum", alone),
+        Reassociates,
+        "One operand is summed and transposed.",
+    ),
+    Rule::built(
+        "contract-without-sum",
+        "(contract@c ?x ?y)",
+        ("a product", without_sum),
+        Reassociates,
+        "Without a summed axis it is elementwise, and fuses.",
+    ),
+    Rule::built(
+        "contract-scalar",
+        "(contract@c .. ?x ..)",
+        ("a scaled contraction of the others", scalar_operand),
+        Reassociates,
+        "An operand without axes is a factor.",
+    ),
 ];
 
 fn one_summed(cx: &Rewriter<'_>, m: &Match) -> bool {
-    m.term('c').and_then(|term| cx.contraction(term)).is_some_and(|spec| spec.summed().len() <= 1 && spec.inputs.len() == 2)
+    m.term('c')
+        .and_then(|term| cx.contraction(term))
+        .is_some_and(|spec| spec.summed().len() <= 1 && spec.inputs.len() == 2)
 }
 
 fn sort_operands(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
@@ -51,9 +120,14 @@ fn sort_operands(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     sorted.inputs.iter_mut().for_each(|(_, id)| *id = cx.graph.find(*id));
     // Labels are only names: what counts is their places in the result. `tk,ko->to` is in order.
     let place = |labels: &[char]| -> Vec<usize> {
-        labels.iter().map(|label| spec.output.iter().position(|other| other == label).unwrap_or(usize::MAX)).collect()
+        labels
+            .iter()
+            .map(|label| spec.output.iter().position(|other| other == label).unwrap_or(usize::MAX))
+            .collect()
     };
-    sorted.inputs.sort_by_cached_key(|(labels, id)| (place(labels).into_iter().min(), labels.len(), *id, place(labels)));
+    sorted.inputs.sort_by_cached_key(|(labels, id)| {
+        (place(labels).into_iter().min(), labels.len(), *id, place(labels))
+    });
     if sorted.inputs == spec.inputs { None } else { cx.contract(&sorted) }
 }
 
@@ -84,7 +158,9 @@ fn fold_weight(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     if labels.is_empty() || labels.iter().all(|label| spec.output.contains(label)) {
         return None;
     }
-    let holds = |(idx, (own, _)): (usize, &(Vec<char>, Id))| idx != place && labels.iter().all(|label| own.contains(label));
+    let holds = |(idx, (own, _)): (usize, &(Vec<char>, Id))| {
+        idx != place && labels.iter().all(|label| own.contains(label))
+    };
     let target = spec.inputs.iter().enumerate().position(holds)?;
     let (own, operand) = spec.inputs[target].clone();
     if cx.elements(operand) >= cx.elements(m.var('x')) {
@@ -119,8 +195,12 @@ fn of_broadcast(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
         }
         count = count.mul(&cx.extent(&spec, *label)?);
     }
-    let output: Vec<char> = spec.output.iter().copied().filter(|label| kept.contains(label) || elsewhere(label)).collect();
-    let places: Vec<u32> = (0..spec.output.len()).filter(|axis| output.contains(&spec.output[*axis])).map(|axis| axis as u32).collect();
+    let output: Vec<char> =
+        spec.output.iter().copied().filter(|label| kept.contains(label) || elsewhere(label)).collect();
+    let places: Vec<u32> = (0..spec.output.len())
+        .filter(|axis| output.contains(&spec.output[*axis]))
+        .map(|axis| axis as u32)
+        .collect();
     let shape = cx.ty(m.root)?.shape;
     spec.inputs[place] = (kept, m.var('x'));
     spec.output = output;
@@ -174,10 +254,13 @@ fn of_reshape(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
         return None;
     }
     let split = |labels: &[char]| -> Vec<char> {
-        labels.iter().flat_map(|label| match parts.get(label) {
-            Some(named) => named.iter().map(|(name, _)| *name).collect(),
-            None => vec![*label],
-        }).collect()
+        labels
+            .iter()
+            .flat_map(|label| match parts.get(label) {
+                Some(named) => named.iter().map(|(name, _)| *name).collect(),
+                None => vec![*label],
+            })
+            .collect()
     };
     let mut inputs = vec![];
     for (idx, (labels, id)) in spec.inputs.iter().enumerate() {
@@ -230,7 +313,9 @@ fn reassociate(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
         fresh.push(name);
         names.insert(label, name);
     }
-    let renamed = |labels: &[char]| -> Option<Vec<char>> { labels.iter().map(|label| names.get(label).copied()).collect() };
+    let renamed = |labels: &[char]| -> Option<Vec<char>> {
+        labels.iter().map(|label| names.get(label).copied()).collect()
+    };
     let other = outer.inputs[1 - place].clone();
     let x = (renamed(&inner.inputs[0].0)?, inner.inputs[0].1);
     let y = (renamed(&inner.inputs[1].0)?, inner.inputs[1].1);
@@ -242,16 +327,25 @@ fn reassociate(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
         labels.retain(needed);
         labels.dedup();
         let mut seen = vec![];
-        labels.retain(|label| !seen.contains(label) && { seen.push(*label); true });
-        let first = Contraction { inputs: vec![joined, other.clone()], output: labels.clone(), dtype: outer.dtype };
+        labels.retain(|label| {
+            !seen.contains(label) && {
+                seen.push(*label);
+                true
+            }
+        });
+        let first =
+            Contraction { inputs: vec![joined, other.clone()], output: labels.clone(), dtype: outer.dtype };
         let mut second: Vec<char> = labels.iter().chain(&alone.0).copied().collect();
         second.sort_unstable();
         second.dedup();
-        let extent = |label: &char| cx.extent(&first, *label).or_else(|| {
-            let axis = alone.0.iter().position(|other| other == label)?;
-            cx.ty(alone.1)?.shape.get(axis).cloned()
-        });
-        let total = work(cx, &first) + second.iter().filter_map(extent).map(|dim| cx.size(&dim)).product::<f64>();
+        let extent = |label: &char| {
+            cx.extent(&first, *label).or_else(|| {
+                let axis = alone.0.iter().position(|other| other == label)?;
+                cx.ty(alone.1)?.shape.get(axis).cloned()
+            })
+        };
+        let total =
+            work(cx, &first) + second.iter().filter_map(extent).map(|dim| cx.size(&dim)).product::<f64>();
         if total < now && best.as_ref().is_none_or(|(least, ..)| total < *least) {
             best = Some((total, first, alone));
         }
@@ -264,7 +358,10 @@ fn reassociate(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
 
 /// The sum over the labels that the result lacks, transposed to the result's order.
 pub fn sum_of(cx: &mut Rewriter<'_>, labels: &[char], x: Id, output: &[char]) -> Option<Id> {
-    let axes = (0..labels.len()).filter(|axis| !output.contains(&labels[*axis])).map(|axis| axis as u32).collect::<Vec<u32>>();
+    let axes = (0..labels.len())
+        .filter(|axis| !output.contains(&labels[*axis]))
+        .map(|axis| axis as u32)
+        .collect::<Vec<u32>>();
     let kept: Vec<char> = labels.iter().copied().filter(|label| output.contains(label)).collect();
     let sum = if axes.is_empty() { x } else { cx.reduce(OpKind::ReduceSum, x, axes)? };
     let order: Option<Vec<u32>> =

@@ -16,15 +16,35 @@ use egg::Id;
 
 /// The rows.
 pub const RULES: &[Rule] = &[
-    Rule { name: "note-unit-sums", left: "(div ?x (broadcast@b (reduce_sum@s ?x)))",
-        right: Right::Fact("the elements sum to one along that axis", divided_by_own_sum), when: None, class: Exact,
-        why: "What is divided by its own sum sums to one; the row states a fact and changes no term." },
-    Rule::built("unit-normaliser", "(div ?y (broadcast@b (reduce_sum@s ?p)))", ("y", |cx, m| sums_to_one(cx, m).then(|| m.var('y'))),
-        Reassociates, "Dividing by the sums of a matrix of unit sums does nothing: normalising twice, or a barycentric map of exact rows."),
-    Rule::built("sum-of-mixed", "(reduce_sum@s (contract@c ?h ?x))", ("a sum of what was mixed", sum_of_mixed), Reassociates,
-        "Columns of unit sums only distribute each stream over the streams: their sum stays."),
-    Rule::built("sum-of-mixed-and-fed", "(reduce_sum@s (add ?y (contract@c ?h ?x)))", ("a sum of what was mixed, and of what was fed", sum_of_mixed_and_fed),
-        Reassociates, "The same where a branch output was added to the mixed streams."),
+    Rule {
+        name: "note-unit-sums",
+        left: "(div ?x (broadcast@b (reduce_sum@s ?x)))",
+        right: Right::Fact("the elements sum to one along that axis", divided_by_own_sum),
+        when: None,
+        class: Exact,
+        why: "What is divided by its own sum sums to one; the row states a fact and changes no term.",
+    },
+    Rule::built(
+        "unit-normaliser",
+        "(div ?y (broadcast@b (reduce_sum@s ?p)))",
+        ("y", |cx, m| sums_to_one(cx, m).then(|| m.var('y'))),
+        Reassociates,
+        "Dividing by the sums of a matrix of unit sums does nothing: normalising twice, or a barycentric map of exact rows.",
+    ),
+    Rule::built(
+        "sum-of-mixed",
+        "(reduce_sum@s (contract@c ?h ?x))",
+        ("a sum of what was mixed", sum_of_mixed),
+        Reassociates,
+        "Columns of unit sums only distribute each stream over the streams: their sum stays.",
+    ),
+    Rule::built(
+        "sum-of-mixed-and-fed",
+        "(reduce_sum@s (add ?y (contract@c ?h ?x)))",
+        ("a sum of what was mixed, and of what was fed", sum_of_mixed_and_fed),
+        Reassociates,
+        "The same where a branch output was added to the mixed streams.",
+    ),
 ];
 
 fn divided_by_own_sum(cx: &mut Rewriter<'_>, m: &Match) -> Vec<(Id, Facts)> {
@@ -84,7 +104,8 @@ fn sum_without_matrix(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
         .map(|axis| spec.output[axis])
         .collect();
     let sum = sum_of(cx, &labels, x, &output)?;
-    let rest: Vec<u32> = (0..output.len()).filter(|axis| !kept.contains(&output[*axis])).map(|axis| axis as u32).collect();
+    let rest: Vec<u32> =
+        (0..output.len()).filter(|axis| !kept.contains(&output[*axis])).map(|axis| axis as u32).collect();
     if rest.is_empty() { Some(sum) } else { cx.reduce(OpKind::ReduceSum, sum, rest) }
 }
 

@@ -15,14 +15,41 @@ use std::collections::BTreeMap;
 
 /// The rows.
 pub const RULES: &[Rule] = &[
-    Rule::built("loop-without-iterations", "(get@g (loop@l ..))", ("the initial state", never), Exact, "Nothing happens to the state."),
-    Rule::built("loop-of-one-iteration", "(get@g (loop@l ..))", ("the body itself", once), Exact, "One iteration is no loop, and fuses."),
-    Rule::built("loop-constant-state", "(get@g (loop@l ..))", ("the initial state", constant_state), Exact,
-        "A state that the body hands on unchanged is what it was before."),
-    Rule::built("loop-state-to-operand", "(get@g (loop@l ..))", ("a loop with less state", state_to_operand), Exact,
-        "A state that never changes is an operand, and what depends on it alone can be hoisted."),
-    Rule::built("loop-invariant-work", "(loop@l ..)", ("a loop that is handed the results", hoist), Exact,
-        "What depends only on operands that stay the same is computed once, before the loop."),
+    Rule::built(
+        "loop-without-iterations",
+        "(get@g (loop@l ..))",
+        ("the initial state", never),
+        Exact,
+        "Nothing happens to the state.",
+    ),
+    Rule::built(
+        "loop-of-one-iteration",
+        "(get@g (loop@l ..))",
+        ("the body itself", once),
+        Exact,
+        "One iteration is no loop, and fuses.",
+    ),
+    Rule::built(
+        "loop-constant-state",
+        "(get@g (loop@l ..))",
+        ("the initial state", constant_state),
+        Exact,
+        "A state that the body hands on unchanged is what it was before.",
+    ),
+    Rule::built(
+        "loop-state-to-operand",
+        "(get@g (loop@l ..))",
+        ("a loop with less state", state_to_operand),
+        Exact,
+        "A state that never changes is an operand, and what depends on it alone can be hoisted.",
+    ),
+    Rule::built(
+        "loop-invariant-work",
+        "(loop@l ..)",
+        ("a loop that is handed the results", hoist),
+        Exact,
+        "What depends only on operands that stay the same is computed once, before the loop.",
+    ),
 ];
 
 /// A loop in the graph.
@@ -95,7 +122,8 @@ fn state_to_operand(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     }
     // Operands: changing state, slices, the rest, then what was constant state.
     let n_inputs = l.body.inputs.len();
-    let order: Vec<usize> = (0..n_inputs).filter(|pos| !constant.contains(pos)).chain(constant.iter().copied()).collect();
+    let order: Vec<usize> =
+        (0..n_inputs).filter(|pos| !constant.contains(pos)).chain(constant.iter().copied()).collect();
     let mut body = permute_inputs(&l.body, &order);
     let mut position = 0;
     body.outputs.retain(|_| {
@@ -165,17 +193,17 @@ fn hoist(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
             handed[value.0 as usize] = true;
         }
     }
-    let hoisted: Vec<ValueId> = (0..body.values.len() as u32).map(ValueId).filter(|value| handed[value.0 as usize]).collect();
+    let hoisted: Vec<ValueId> =
+        (0..body.values.len() as u32).map(ValueId).filter(|value| handed[value.0 as usize]).collect();
     if hoisted.is_empty() {
         return None;
     }
-    let keeps = |node: &Node| node.results.iter().any(|result| !same[result.0 as usize] || inside[result.0 as usize]);
+    let keeps =
+        |node: &Node| node.results.iter().any(|result| !same[result.0 as usize] || inside[result.0 as usize]);
     let new_body = with_inputs_for(body, &hoisted, &keeps);
     let mut outside = body.clone();
-    outside.outputs = hoisted
-        .iter()
-        .map(|value| Output { name: format!("v{}", value.0).into(), value: *value })
-        .collect();
+    outside.outputs =
+        hoisted.iter().map(|value| Output { name: format!("v{}", value.0).into(), value: *value }).collect();
     let outside = crate::expand::live(&outside);
     let results = import::insert(cx, &outside, &l.args)?;
     let args: Vec<Id> = l.args.iter().copied().chain(results).collect();

@@ -13,60 +13,213 @@ use std::ops::Range;
 
 /// The rows.
 pub const RULES: &[Rule] = &[
-    Rule::term("drop-broadcast", "(broadcast@b ?x)", "?x", Exact, "Nothing is repeated.").when("the type stays", same_type),
-    Rule::term("drop-reshape", "(reshape@r ?x)", "?x", Exact, "The shape stays.").when("the type stays", same_type),
-    Rule::term("drop-slice", "(slice@s ?x)", "?x", Exact, "All of it is taken.").when("the type stays", same_type),
+    Rule::term("drop-broadcast", "(broadcast@b ?x)", "?x", Exact, "Nothing is repeated.")
+        .when("the type stays", same_type),
+    Rule::term("drop-reshape", "(reshape@r ?x)", "?x", Exact, "The shape stays.")
+        .when("the type stays", same_type),
+    Rule::term("drop-slice", "(slice@s ?x)", "?x", Exact, "All of it is taken.")
+        .when("the type stays", same_type),
     Rule::term("drop-concat", "(concat@c ?x)", "?x", Exact, "There is only one operand."),
-    Rule::term("drop-pad", "(pad@p ?x ?v)", "?x", Exact, "Nothing is added.").when("the type stays", same_type),
-    Rule::term("drop-convert", "(convert@c ?x)", "?x", Exact, "It has that dtype.").when("the type stays", same_type),
-    Rule::term("drop-transpose", "(transpose@t ?x)", "?x", Exact, "No axis moves.").when("axes stay", axes_stay),
-    Rule::term("drop-stop-gradient", "(stop_gradient ?x)", "?x", Exact,
-        "Derivatives were taken before; from here on it is the identity."),
-    Rule::built("broadcast-of-broadcast", "(broadcast@b (broadcast@a ?x))", ("one broadcast", broadcast_of_broadcast), Exact,
-        "Repeated once along all new axes."),
-    Rule::built("transpose-of-transpose", "(transpose@b (transpose@a ?x))", ("one transpose", transpose_of_transpose), Exact,
-        "Permutations compose."),
-    Rule::built("reshape-of-reshape", "(reshape@b (reshape@a ?x))", ("the outer reshape", reshape_of_reshape), Exact,
-        "The shape in between does not matter."),
-    Rule::built("convert-there-and-back", "(convert@b (convert@a ?x))", ("the outer conversion", convert_of_convert), Exact,
-        "A conversion to a wider float loses nothing."),
-    Rule::built("broadcast-of-unit-axes", "(broadcast@b ?x)", ("a reshape", broadcast_as_reshape), Exact,
-        "Axes of extent 1 repeat nothing; a reshape merges with its neighbours."),
-    Rule::built("transpose-of-broadcast", "(transpose@t (broadcast@b ?x))", ("a broadcast of the smaller transpose", transpose_of_broadcast),
-        Exact, "A broadcast can repeat along any axes, so that nothing large is transposed."),
-    Rule::built("reshape-of-broadcast", "(reshape@r (broadcast@b ?x))", ("a broadcast of a smaller reshape", reshape_of_broadcast),
-        Exact, "Axes along which values repeat need not be formed before they are reshaped."),
-    Rule::built("slice-of-broadcast", "(slice@s (broadcast@b ?x))", ("a broadcast of less", slice_of_broadcast), Exact,
-        "Only what is taken is repeated."),
-    Rule::built("slice-of-slice", "(slice@s (slice@r ?x))", ("one slice", slice_of_slice), Exact, "Ranges of one axis nest."),
-    Rule::built("slice-of-concat", "(slice@s (concat@c ..))", ("a slice of one operand", slice_of_concat), Exact,
-        "What lies within one operand is taken from it."),
-    Rule::built("slice-of-transpose", "(slice@s (transpose@t ?x))", ("a transpose of a slice", slice_of_transpose), Exact,
-        "Less is transposed."),
-    Rule::built("concat-of-slices", "(concat@c ..)", ("the whole", concat_of_slices), Exact,
-        "Adjacent slices of one value, put together again."),
-    Rule::term("slice-of-unary", "(slice@s (unary@f ?x))", "(@f (@s ?x))", Exact, "Work is done on what is taken."),
-    Rule::term("slice-of-binary", "(slice@s (binary@f ?x ?y))", "(@f (@s ?x) (@s ?y))", Exact, "Work is done on what is taken.")
-        .when("the operands are in place", in_place),
-    Rule::term("unary-of-broadcast", "(unary@f (broadcast@b ?x))", "(@b (@f ?x))", Exact, "Work is done before it is repeated."),
-    Rule::term("convert-of-broadcast", "(convert@f (broadcast@b ?x))", "(@b (@f ?x))", Exact, "Work is done before it is repeated."),
-    Rule::built("binary-of-broadcasts", "(binary@f (broadcast@b ?x) (broadcast@d ?y))",
-        ("a broadcast of the op on the axes that either has", binary_of_broadcasts), Exact, "Work is done before it is repeated."),
-    Rule::built("ternary-of-broadcasts", "(ternary@f (broadcast@b ?x) (broadcast@d ?y) (broadcast@e ?z))",
-        ("a broadcast of the op on the axes that any has", ternary_of_broadcasts), Exact, "Work is done before it is repeated."),
-    Rule::term("unary-of-reshape", "(unary@f (reshape@r ?x))", "(@r (@f ?x))", Exact, "Elements are the same in any shape."),
-    Rule::term("reshape-of-unary", "(reshape@r (unary@f ?x))", "(@f (@r ?x))", Exact, "Elements are the same in any shape."),
-    Rule::term("binary-of-reshapes", "(binary@f (reshape@r ?x) (reshape@q ?y))", "(@r (@f ?x ?y))", Exact,
-        "Elements are the same in any shape.")
-        .when("the operands are in place and of one shape", |cx, m| in_place(cx, m) && same_shape(cx, m)),
-    Rule::term("reshape-of-binary", "(reshape@r (binary@f ?x ?y))", "(@f (@r ?x) (@r ?y))", Exact,
-        "Factors that repeat become visible to the contraction that reads the reshape.").when("the operands are in place", in_place),
-    Rule::term("unary-of-transpose", "(unary@f (transpose@t ?x))", "(@t (@f ?x))", Exact, "Elements are the same in any order."),
-    Rule::term("transpose-of-unary", "(transpose@t (unary@f ?x))", "(@f (@t ?x))", Exact, "Elements are the same in any order."),
-    Rule::term("binary-of-transposes", "(binary@f (transpose@t ?x) (transpose@u ?y))", "(@t (@f ?x ?y))", Exact,
-        "One transpose instead of two.").when("both move axes alike", |cx, m| in_place(cx, m) && cx.op(m, 't') == cx.op(m, 'u')),
-    Rule::term("transpose-of-binary", "(transpose@t (binary@f ?x ?y))", "(@f (@t ?x) (@t ?y))", Exact,
-        "Transposes move to the operands, where contractions absorb them.").when("the operands are in place", in_place),
+    Rule::term("drop-pad", "(pad@p ?x ?v)", "?x", Exact, "Nothing is added.")
+        .when("the type stays", same_type),
+    Rule::term("drop-convert", "(convert@c ?x)", "?x", Exact, "It has that dtype.")
+        .when("the type stays", same_type),
+    Rule::term("drop-transpose", "(transpose@t ?x)", "?x", Exact, "No axis moves.")
+        .when("axes stay", axes_stay),
+    Rule::term(
+        "drop-stop-gradient",
+        "(stop_gradient ?x)",
+        "?x",
+        Exact,
+        "Derivatives were taken before; from here on it is the identity.",
+    ),
+    Rule::built(
+        "broadcast-of-broadcast",
+        "(broadcast@b (broadcast@a ?x))",
+        ("one broadcast", broadcast_of_broadcast),
+        Exact,
+        "Repeated once along all new axes.",
+    ),
+    Rule::built(
+        "transpose-of-transpose",
+        "(transpose@b (transpose@a ?x))",
+        ("one transpose", transpose_of_transpose),
+        Exact,
+        "Permutations compose.",
+    ),
+    Rule::built(
+        "reshape-of-reshape",
+        "(reshape@b (reshape@a ?x))",
+        ("the outer reshape", reshape_of_reshape),
+        Exact,
+        "The shape in between does not matter.",
+    ),
+    Rule::built(
+        "convert-there-and-back",
+        "(convert@b (convert@a ?x))",
+        ("the outer conversion", convert_of_convert),
+        Exact,
+        "A conversion to a wider float loses nothing.",
+    ),
+    Rule::built(
+        "broadcast-of-unit-axes",
+        "(broadcast@b ?x)",
+        ("a reshape", broadcast_as_reshape),
+        Exact,
+        "Axes of extent 1 repeat nothing; a reshape merges with its neighbours.",
+    ),
+    Rule::built(
+        "transpose-of-broadcast",
+        "(transpose@t (broadcast@b ?x))",
+        ("a broadcast of the smaller transpose", transpose_of_broadcast),
+        Exact,
+        "A broadcast can repeat along any axes, so that nothing large is transposed.",
+    ),
+    Rule::built(
+        "reshape-of-broadcast",
+        "(reshape@r (broadcast@b ?x))",
+        ("a broadcast of a smaller reshape", reshape_of_broadcast),
+        Exact,
+        "Axes along which values repeat need not be formed before they are reshaped.",
+    ),
+    Rule::built(
+        "slice-of-broadcast",
+        "(slice@s (broadcast@b ?x))",
+        ("a broadcast of less", slice_of_broadcast),
+        Exact,
+        "Only what is taken is repeated.",
+    ),
+    Rule::built(
+        "slice-of-slice",
+        "(slice@s (slice@r ?x))",
+        ("one slice", slice_of_slice),
+        Exact,
+        "Ranges of one axis nest.",
+    ),
+    Rule::built(
+        "slice-of-concat",
+        "(slice@s (concat@c ..))",
+        ("a slice of one operand", slice_of_concat),
+        Exact,
+        "What lies within one operand is taken from it.",
+    ),
+    Rule::built(
+        "slice-of-transpose",
+        "(slice@s (transpose@t ?x))",
+        ("a transpose of a slice", slice_of_transpose),
+        Exact,
+        "Less is transposed.",
+    ),
+    Rule::built(
+        "concat-of-slices",
+        "(concat@c ..)",
+        ("the whole", concat_of_slices),
+        Exact,
+        "Adjacent slices of one value, put together again.",
+    ),
+    Rule::term(
+        "slice-of-unary",
+        "(slice@s (unary@f ?x))",
+        "(@f (@s ?x))",
+        Exact,
+        "Work is done on what is taken.",
+    ),
+    Rule::term(
+        "slice-of-binary",
+        "(slice@s (binary@f ?x ?y))",
+        "(@f (@s ?x) (@s ?y))",
+        Exact,
+        "Work is done on what is taken.",
+    )
+    .when("the operands are in place", in_place),
+    Rule::term(
+        "unary-of-broadcast",
+        "(unary@f (broadcast@b ?x))",
+        "(@b (@f ?x))",
+        Exact,
+        "Work is done before it is repeated.",
+    ),
+    Rule::term(
+        "convert-of-broadcast",
+        "(convert@f (broadcast@b ?x))",
+        "(@b (@f ?x))",
+        Exact,
+        "Work is done before it is repeated.",
+    ),
+    Rule::built(
+        "binary-of-broadcasts",
+        "(binary@f (broadcast@b ?x) (broadcast@d ?y))",
+        ("a broadcast of the op on the axes that either has", binary_of_broadcasts),
+        Exact,
+        "Work is done before it is repeated.",
+    ),
+    Rule::built(
+        "ternary-of-broadcasts",
+        "(ternary@f (broadcast@b ?x) (broadcast@d ?y) (broadcast@e ?z))",
+        ("a broadcast of the op on the axes that any has", ternary_of_broadcasts),
+        Exact,
+        "Work is done before it is repeated.",
+    ),
+    Rule::term(
+        "unary-of-reshape",
+        "(unary@f (reshape@r ?x))",
+        "(@r (@f ?x))",
+        Exact,
+        "Elements are the same in any shape.",
+    ),
+    Rule::term(
+        "reshape-of-unary",
+        "(reshape@r (unary@f ?x))",
+        "(@f (@r ?x))",
+        Exact,
+        "Elements are the same in any shape.",
+    ),
+    Rule::term(
+        "binary-of-reshapes",
+        "(binary@f (reshape@r ?x) (reshape@q ?y))",
+        "(@r (@f ?x ?y))",
+        Exact,
+        "Elements are the same in any shape.",
+    )
+    .when("the operands are in place and of one shape", |cx, m| in_place(cx, m) && same_shape(cx, m)),
+    Rule::term(
+        "reshape-of-binary",
+        "(reshape@r (binary@f ?x ?y))",
+        "(@f (@r ?x) (@r ?y))",
+        Exact,
+        "Factors that repeat become visible to the contraction that reads the reshape.",
+    )
+    .when("the operands are in place", in_place),
+    Rule::term(
+        "unary-of-transpose",
+        "(unary@f (transpose@t ?x))",
+        "(@t (@f ?x))",
+        Exact,
+        "Elements are the same in any order.",
+    ),
+    Rule::term(
+        "transpose-of-unary",
+        "(transpose@t (unary@f ?x))",
+        "(@f (@t ?x))",
+        Exact,
+        "Elements are the same in any order.",
+    ),
+    Rule::term(
+        "binary-of-transposes",
+        "(binary@f (transpose@t ?x) (transpose@u ?y))",
+        "(@t (@f ?x ?y))",
+        Exact,
+        "One transpose instead of two.",
+    )
+    .when("both move axes alike", |cx, m| in_place(cx, m) && cx.op(m, 't') == cx.op(m, 'u')),
+    Rule::term(
+        "transpose-of-binary",
+        "(transpose@t (binary@f ?x ?y))",
+        "(@f (@t ?x) (@t ?y))",
+        Exact,
+        "Transposes move to the operands, where contractions absorb them.",
+    )
+    .when("the operands are in place", in_place),
 ];
 
 fn same_type(cx: &Rewriter<'_>, m: &Match) -> bool {
@@ -175,10 +328,8 @@ fn reshape_of_broadcast(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     let (axes, from) = (inner.axes("axes"), inner.dims("shape"));
     let to = cx.ty(m.root)?.shape;
     let groups = aligned_groups(from, &to);
-    let touched: Vec<&(Range<usize>, Range<usize>)> = groups
-        .iter()
-        .filter(|(range, _)| range.clone().any(|axis| axes.contains(&(axis as u32))))
-        .collect();
+    let touched: Vec<&(Range<usize>, Range<usize>)> =
+        groups.iter().filter(|(range, _)| range.clone().any(|axis| axes.contains(&(axis as u32)))).collect();
     if touched.len() == groups.len() {
         return None;
     }
@@ -261,7 +412,9 @@ fn concat_of_slices(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     for (source, first, end) in slices_of(*operands.first()?) {
         let mut reached = Some(end);
         for operand in &operands[1..] {
-            let next = slices_of(*operand).into_iter().find(|(other, start, _)| *other == source && Some(start) == reached.as_ref());
+            let next = slices_of(*operand)
+                .into_iter()
+                .find(|(other, start, _)| *other == source && Some(start) == reached.as_ref());
             reached = next.map(|(.., end)| end);
         }
         if let Some(end) = reached

@@ -12,32 +12,101 @@ use egg::Id;
 
 /// The rows.
 pub const RULES: &[Rule] = &[
-    Rule::built("reduce-past-broadcast", "(reduce@s (broadcast@b ?x))", ("a broadcast of a smaller reduction", past_broadcast), Exact,
-        "Reducing other axes than those repeated is done once."),
-    Rule::built("extremum-of-broadcast", "(reduce@s (broadcast@b ?x))", ("the reduction of what is not repeated", of_broadcast), Exact,
-        "The largest of equal values is that value, if there is one.").when("a maximum or minimum", is_extremum),
-    Rule::built("sum-of-broadcast", "(reduce_sum@s (broadcast@b ?x))", ("a multiple of a smaller sum", of_broadcast), Reassociates,
-        "The sum of k equal values is k times that value."),
-    Rule::built("extremum-of-extremum", "(reduce@s (reduce@r ?x))", ("one reduction", of_reduce), Exact,
-        "A maximum of maxima is the maximum of all.").when("two maxima or two minima", |cx, m| is_extremum(cx, m) && same_kind(m)),
-    Rule::built("sum-of-sum", "(reduce@s (reduce@r ?x))", ("one reduction", of_reduce), Reassociates,
-        "One pass in one order instead of two.").when("two sums or two products", |cx, m| !is_extremum(cx, m) && same_kind(m)),
-    Rule::built("reduce-of-reshape", "(reduce@s (reshape@r ?x))", ("a reshape of a reduction over the axes before", of_reshape), Exact,
-        "Row-major order visits the same elements in the same order."),
-    Rule::built("extremum-of-transpose", "(reduce@s (transpose@t ?x))", ("a transpose of a reduction", of_transpose), Exact,
-        "A maximum does not depend on the order.").when("a maximum or minimum", is_extremum),
-    Rule::built("sum-of-transpose", "(reduce_sum@s (transpose@t ?x))", ("a transpose of a reduction", of_transpose), Reassociates,
-        "Less is transposed; the order of the sum may change."),
-    Rule::built("reduce-of-one", "(reduce@s ?x)", ("a reshape", of_one), Reassociates,
-        "A reduction over axes of extent 1 takes the element; only -0 becomes 0 in a sum."),
-    Rule::built("sum-of-scaled", "(reduce_sum@s (mul ?x (broadcast@b ?r)))", ("a scaled sum", |cx, m| scaled(cx, m, ScalarOp::Mul)),
-        Reassociates, "A factor that all terms share is multiplied once."),
-    Rule::built("sum-of-divided", "(reduce_sum@s (div ?x (broadcast@b ?r)))", ("a divided sum", |cx, m| scaled(cx, m, ScalarOp::Div)),
-        Reassociates, "A divisor that all terms share divides once: a norm moves behind the sum."),
-    Rule::term("sum-of-negated", "(reduce_sum@s (neg ?x))", "(neg (@s ?x))", Reassociates,
-        "The sign is changed once; a sum of zeros changes its sign."),
-    Rule::built("sum-of-product", "(reduce_sum@s (mul ?x ?y))", ("a contraction", sum_of_product), Reassociates,
-        "A sum of products is a contraction, whatever way it was written."),
+    Rule::built(
+        "reduce-past-broadcast",
+        "(reduce@s (broadcast@b ?x))",
+        ("a broadcast of a smaller reduction", past_broadcast),
+        Exact,
+        "Reducing other axes than those repeated is done once.",
+    ),
+    Rule::built(
+        "extremum-of-broadcast",
+        "(reduce@s (broadcast@b ?x))",
+        ("the reduction of what is not repeated", of_broadcast),
+        Exact,
+        "The largest of equal values is that value, if there is one.",
+    )
+    .when("a maximum or minimum", is_extremum),
+    Rule::built(
+        "sum-of-broadcast",
+        "(reduce_sum@s (broadcast@b ?x))",
+        ("a multiple of a smaller sum", of_broadcast),
+        Reassociates,
+        "The sum of k equal values is k times that value.",
+    ),
+    Rule::built(
+        "extremum-of-extremum",
+        "(reduce@s (reduce@r ?x))",
+        ("one reduction", of_reduce),
+        Exact,
+        "A maximum of maxima is the maximum of all.",
+    )
+    .when("two maxima or two minima", |cx, m| is_extremum(cx, m) && same_kind(m)),
+    Rule::built(
+        "sum-of-sum",
+        "(reduce@s (reduce@r ?x))",
+        ("one reduction", of_reduce),
+        Reassociates,
+        "One pass in one order instead of two.",
+    )
+    .when("two sums or two products", |cx, m| !is_extremum(cx, m) && same_kind(m)),
+    Rule::built(
+        "reduce-of-reshape",
+        "(reduce@s (reshape@r ?x))",
+        ("a reshape of a reduction over the axes before", of_reshape),
+        Exact,
+        "Row-major order visits the same elements in the same order.",
+    ),
+    Rule::built(
+        "extremum-of-transpose",
+        "(reduce@s (transpose@t ?x))",
+        ("a transpose of a reduction", of_transpose),
+        Exact,
+        "A maximum does not depend on the order.",
+    )
+    .when("a maximum or minimum", is_extremum),
+    Rule::built(
+        "sum-of-transpose",
+        "(reduce_sum@s (transpose@t ?x))",
+        ("a transpose of a reduction", of_transpose),
+        Reassociates,
+        "Less is transposed; the order of the sum may change.",
+    ),
+    Rule::built(
+        "reduce-of-one",
+        "(reduce@s ?x)",
+        ("a reshape", of_one),
+        Reassociates,
+        "A reduction over axes of extent 1 takes the element; only -0 becomes 0 in a sum.",
+    ),
+    Rule::built(
+        "sum-of-scaled",
+        "(reduce_sum@s (mul ?x (broadcast@b ?r)))",
+        ("a scaled sum", |cx, m| scaled(cx, m, ScalarOp::Mul)),
+        Reassociates,
+        "A factor that all terms share is multiplied once.",
+    ),
+    Rule::built(
+        "sum-of-divided",
+        "(reduce_sum@s (div ?x (broadcast@b ?r)))",
+        ("a divided sum", |cx, m| scaled(cx, m, ScalarOp::Div)),
+        Reassociates,
+        "A divisor that all terms share divides once: a norm moves behind the sum.",
+    ),
+    Rule::term(
+        "sum-of-negated",
+        "(reduce_sum@s (neg ?x))",
+        "(neg (@s ?x))",
+        Reassociates,
+        "The sign is changed once; a sum of zeros changes its sign.",
+    ),
+    Rule::built(
+        "sum-of-product",
+        "(reduce_sum@s (mul ?x ?y))",
+        ("a contraction", sum_of_product),
+        Reassociates,
+        "A sum of products is a contraction, whatever way it was written.",
+    ),
 ];
 
 fn is_extremum(_cx: &Rewriter<'_>, m: &Match) -> bool {
@@ -57,7 +126,8 @@ fn kept(rank: usize, reduced: &[u32]) -> Vec<u32> {
 /// Reduced axes of a broadcast: places among the operand's axes, and those along which it repeats.
 fn split(reduce: &Op, broadcast: &Op) -> (Vec<u32>, Vec<u32>) {
     let own = broadcast.axes("axes");
-    let (inner, repeated): (Vec<u32>, Vec<u32>) = reduce.axes("axes").iter().partition(|axis| own.contains(axis));
+    let (inner, repeated): (Vec<u32>, Vec<u32>) =
+        reduce.axes("axes").iter().partition(|axis| own.contains(axis));
     let places = inner.iter().filter_map(|axis| own.iter().position(|other| other == axis));
     (places.map(|place| place as u32).collect(), repeated)
 }
@@ -126,10 +196,12 @@ fn of_reshape(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
 fn of_transpose(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     let (reduce, transpose) = (cx.op(m, 's')?, cx.op(m, 't')?);
     let order = transpose.axes("axes");
-    let axes: Vec<u32> = reduce.axes("axes").iter().filter_map(|axis| order.get(*axis as usize).copied()).collect();
+    let axes: Vec<u32> =
+        reduce.axes("axes").iter().filter_map(|axis| order.get(*axis as usize).copied()).collect();
     let left = kept(order.len(), &axes);
     let moved = kept(order.len(), reduce.axes("axes"));
-    let places = moved.iter().filter_map(|axis| left.iter().position(|other| *other == order[*axis as usize]));
+    let places =
+        moved.iter().filter_map(|axis| left.iter().position(|other| *other == order[*axis as usize]));
     let places = places.map(|place| place as u32).collect();
     let x = cx.reduce(reduce.kind, m.var('x'), axes)?;
     cx.transpose(x, places)
@@ -137,7 +209,10 @@ fn of_transpose(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
 
 fn of_one(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     let (reduce, ty) = (cx.op(m, 's')?, cx.ty(m.var('x'))?);
-    let ones = reduce.axes("axes").iter().all(|axis| ty.shape.get(*axis as usize).is_some_and(|dim| dim.is_const(1)));
+    let ones = reduce
+        .axes("axes")
+        .iter()
+        .all(|axis| ty.shape.get(*axis as usize).is_some_and(|dim| dim.is_const(1)));
     let shape = cx.ty(m.root)?.shape;
     if ones { cx.reshape(m.var('x'), shape) } else { None }
 }
@@ -150,7 +225,8 @@ fn scaled(cx: &mut Rewriter<'_>, m: &Match, op: ScalarOp) -> Option<Id> {
     }
     let factor = {
         let left = kept(broadcast.dims("shape").len(), reduce.axes("axes"));
-        let places = broadcast.axes("axes").iter().filter_map(|axis| left.iter().position(|other| other == axis));
+        let places =
+            broadcast.axes("axes").iter().filter_map(|axis| left.iter().position(|other| other == axis));
         let places = places.map(|place| place as u32).collect();
         let shape = cx.ty(m.root)?.shape;
         cx.broadcast(m.var('r'), shape, places)?
