@@ -468,7 +468,7 @@ fn check(name: &str, class: Class, helpers: &[&str], example: &Example<'_>) -> R
         };
         let cost = birkhoff_compiler::cost::Edges::default();
         let mut changed = false;
-        for seed in 0..40 {
+        for seed in 0..400 {
             if seed >= 6 && (changed || n != 3) {
                 break;
             }

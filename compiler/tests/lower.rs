@@ -49,7 +49,12 @@ fn check(module: &Module, dims: &[(&str, i64)], run_time: &[(&str, i64)], tol: f
         assert_eq!(got.len(), want.len());
         for (idx, (got, want)) in got.iter().zip(&want).enumerate() {
             let close = (got - want).abs() <= tol * scale || (got.is_nan() && want.is_nan()) || got == want;
-            assert!(close, "{}[{idx}]: expected {want}, found {got}\n{}", out.name, plan::text::print(&program));
+            assert!(
+                close,
+                "{}[{idx}]: expected {want}, found {got}\n{}",
+                out.name,
+                plan::text::print(&program)
+            );
         }
     }
     program
@@ -170,13 +175,16 @@ export fn @main(%k: i32[2] ~ uniform(0.0, 1000.0)) -> (r: i32[T,3], i: f32[T,3])
 
 /// Values for the compile-time dims of every spec, by name; 5 for others.
 fn static_dims(module: &Module, overrides: &[(&str, i64)]) -> Vec<(String, i64)> {
-    let defaults = [("n", 4), ("C", 33), ("layers", 3), ("streams", 3), ("proposals", 2), ("m", 7), ("h", 6), ("K", 3)];
+    let defaults =
+        [("n", 4), ("C", 33), ("layers", 3), ("streams", 3), ("proposals", 2), ("m", 7), ("h", 6), ("K", 3)];
     let value = |name: &str| {
-        let of = |list: &[(&str, i64)]| list.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+        let of =
+            |list: &[(&str, i64)]| list.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
         of(overrides).or_else(|| of(&defaults)).unwrap_or(5)
     };
     let free = module.dims.iter().filter(|decl| {
-        matches!(decl.kind, DimKind::Static(None)) || overrides.iter().any(|(name, _)| *name == decl.name.as_str())
+        matches!(decl.kind, DimKind::Static(None))
+            || overrides.iter().any(|(name, _)| *name == decl.name.as_str())
     });
     free.map(|decl| (decl.name.to_string(), value(&decl.name))).collect()
 }

@@ -204,6 +204,13 @@ impl ScheduleReport {
     /// The report as JSON.
     pub fn json(&self) -> Value {
         let bytes = |bytes: Bytes| json!({ "edge_bytes": bytes.edge, "issued_bytes": bytes.issued });
+        let streams = |bytes: Bytes| {
+            let per = self.unit().map(|(name, size)| {
+                let per = |bytes: u64| bytes as f64 / size as f64;
+                json!({ "size": name.as_str(), "edge_bytes": per(bytes.edge), "issued_bytes": per(bytes.issued) })
+            });
+            json!({ "edge_bytes": bytes.edge, "issued_bytes": bytes.issued, "per_unit": per })
+        };
         let param = |param: &ParamReport| {
             json!({
                 "name": param.name,
@@ -221,7 +228,7 @@ impl ScheduleReport {
                 "tiles": kernel.n_tiles,
                 "stages": kernel.stages,
                 "params": kernel.params.iter().map(param).collect::<Vec<_>>(),
-                "streams": bytes(kernel.streams),
+                "streams": streams(kernel.streams),
                 "parameters": bytes(kernel.constants),
             })
         };
@@ -231,7 +238,7 @@ impl ScheduleReport {
             "function": self.name,
             "sizes": sizes,
             "kernels": self.kernels.iter().map(kernel).collect::<Vec<_>>(),
-            "streams": bytes(self.streams),
+            "streams": streams(self.streams),
             "parameters": bytes(self.constants),
         })
     }

@@ -1,10 +1,11 @@
 //! What a function takes and gives.
 
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
-use birkhoff_ir::dim::{SizeEnv, Sym};
+use birkhoff_ir::dim::{Dim, SizeEnv, Sym};
 use birkhoff_ir::plan::{self, BufferKind, Program, SizeDecl};
 use birkhoff_ir::tensor::bind::solve_sizes;
 use birkhoff_ir::tensor::{DimKind, FuncId, Module, TensorType};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// The named arrays of a function and the run-time sizes in their types.
@@ -21,14 +22,17 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// The signature of a function of a bound module.
+    /// The signature of a function of a bound module. Its sizes are those that it or a loop body mentions.
     pub fn of_func(module: &Module, id: FuncId) -> Signature {
         let func = module.func(id);
+        let bodies = module.funcs.iter().filter(|func| !func.exported);
+        let values = std::iter::once(func).chain(bodies).flat_map(|func| &func.values);
+        let used: BTreeSet<Sym> = values.flat_map(|value| &value.ty.shape).flat_map(Dim::syms).collect();
         let sizes = module.dims.iter().filter_map(|decl| match decl.kind {
-            DimKind::RunTime { lo, hi, default } => {
+            DimKind::RunTime { lo, hi, default } if used.contains(&decl.name) => {
                 Some(SizeDecl { name: decl.name.clone(), bounds: (lo, hi), default })
             }
-            DimKind::Static(_) => None,
+            _ => None,
         });
         let inputs = func.inputs.iter().zip(func.input_values());
         let outputs = func.outputs.iter().map(|out| (out.name.clone(), func.ty(out.value).clone()));

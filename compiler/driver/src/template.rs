@@ -6,7 +6,8 @@
 use crate::arrays::{Inputs, Outputs};
 use crate::error::Error;
 use crate::function::Function;
-use crate::pipeline::{Options, compile};
+use crate::options::Options;
+use crate::pipeline::compile;
 use crate::spec::Spec;
 use birkhoff_ir::dim::SizeEnv;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,10 +1,14 @@
 //! The command as users meet it: what it prints, what it writes, and how it refuses.
 
-mod support;
+#[path = "support/folder.rs"]
+mod folder;
+#[path = "support/ratio.rs"]
+mod ratio;
 
 use birkhoff::tensor_file::TensorFile;
+use folder::Folder;
+use ratio::RATIO;
 use std::process::Stdio;
-use support::{Folder, RATIO};
 
 /// Runs every line, which must fail and leave nothing behind; gives all of it as one text.
 fn refusals(folder: &Folder, lines: &[&str]) -> String {

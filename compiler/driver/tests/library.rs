@@ -1,9 +1,10 @@
 //! The library as users meet it.
 
-mod support;
+#[path = "support/ratio.rs"]
+mod ratio;
 
 use birkhoff::{Inputs, Options, OutputsMut, Pool, Spec, Syntax, Target, Template, compile};
-use support::RATIO;
+use ratio::RATIO;
 
 fn ratio() -> Spec {
     Spec::parse(Syntax::Ir, "ratio.bir", RATIO).unwrap()
@@ -113,4 +114,15 @@ fn signatures_and_stages_can_be_read() {
     assert_eq!(random[0].shape(), [5, 3, 4]);
     assert_eq!(random[0].view().bytes(), function.random_inputs(5).unwrap()[0].view().bytes());
     assert_ne!(random[0].view().bytes(), function.random_inputs(6).unwrap()[0].view().bytes());
+}
+
+#[test]
+fn an_output_may_have_the_name_of_an_input() {
+    let text = "dim T in 1..=100\nexport fn @f(%x: f32[T]) -> (x: f32[T]) {\n  return x = %x + %x\n}\n";
+    let spec = Spec::parse(Syntax::Ir, "f.bir", text).unwrap();
+    for target in Target::ALL.into_iter().filter(|target| target.check().is_ok()) {
+        let function = compile(&spec, &Options { target, ..Options::default() }).unwrap();
+        let outputs = function.call(&Inputs::new().slice("x", &[1.0f32, 2.0], &[2])).unwrap();
+        assert_eq!(outputs.slice::<f32>("x").unwrap(), [2.0, 4.0], "{target}");
+    }
 }

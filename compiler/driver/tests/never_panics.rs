@@ -2,14 +2,15 @@
 //!
 //! The damage is drawn from a counter, so that a failure can be repeated: its message names the case.
 
-mod support;
+#[path = "support/ratio.rs"]
+mod ratio;
 
 use birkhoff::file_inputs::{FileInputs, bind_sizes};
 use birkhoff::tensor_file::{TensorFile, write_tensors};
 use birkhoff::{Options, Spec, Stage, Syntax, Target, View, compile, lower};
+use ratio::RATIO;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use support::RATIO;
 
 /// Bytes that mean something in headers, specs or numbers.
 const SPICE: &[u8] = b"\0\"\\{}[]():,;.=-+*/$%@#0123456789eEfFnNuU\n \x7f\x80\xff";

@@ -117,7 +117,14 @@ impl Emitter {
     }
 
     /// Opens a loop over `start .. end`; `extent` is the number of values where it is known.
-    pub fn open_for(&mut self, name: &str, start: Index, end: Index, kind: ForKind, extent: Option<Dim>) -> Var {
+    pub fn open_for(
+        &mut self,
+        name: &str,
+        start: Index,
+        end: Index,
+        kind: ForKind,
+        extent: Option<Dim>,
+    ) -> Var {
         let level = self.levels.len();
         let var = self.fresh(DType::I64, Some(name), level);
         if let Some(extent) = extent {

@@ -3,14 +3,14 @@
 use super::emit::Emitter;
 use super::nest::Work;
 use super::value::{Lowering, Place};
+use crate::schedule::Target;
 use crate::schedule::axes::Class;
 use crate::schedule::cluster::Cluster;
 use crate::schedule::graph::{N, Source, V};
 use crate::schedule::stages::{Item, Lanes, Nest, Stage, StageKind, Stager};
 use crate::schedule::walk::Walk;
-use crate::schedule::Target;
 use birkhoff_ir::dim::{Dim, Sym};
-use birkhoff_ir::kernel::{Access, Func, ForKind, Index, Local, Mem, Param, ParamId, Space};
+use birkhoff_ir::kernel::{Access, ForKind, Func, Index, Local, Mem, Param, ParamId, Space};
 use birkhoff_ir::tensor::OpKind;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,7 +41,12 @@ pub struct KernelCx<'a> {
 /// Lowers `cluster` to the kernel `name`, which writes `writes` to memory.
 ///
 /// Errors: a defect of the scheduler, described.
-pub fn lower(cx: &KernelCx<'_>, cluster: &Cluster, writes: &[V], name: &str) -> Result<LoweredKernel, String> {
+pub fn lower(
+    cx: &KernelCx<'_>,
+    cluster: &Cluster,
+    writes: &[V],
+    name: &str,
+) -> Result<LoweredKernel, String> {
     let reads = memory_reads(cx, cluster);
     let stager = Stager {
         walk: cx.walk,
@@ -60,7 +65,9 @@ pub fn lower(cx: &KernelCx<'_>, cluster: &Cluster, writes: &[V], name: &str) -> 
         body: vec![],
     };
     let mut names = BTreeSet::new();
-    for (value, access) in reads.iter().map(|v| (v, Access::Read)).chain(writes.iter().map(|v| (v, Access::Write))) {
+    for (value, access) in
+        reads.iter().map(|v| (v, Access::Read)).chain(writes.iter().map(|v| (v, Access::Write)))
+    {
         let info = &cx.walk.graph.values[*value];
         let name = unique_name(&mut names, info.name.as_deref().unwrap_or("v"));
         func.params.push(Param { name, dtype: info.ty.dtype, shape: info.ty.shape.clone(), access });
@@ -73,7 +80,8 @@ pub fn lower(cx: &KernelCx<'_>, cluster: &Cluster, writes: &[V], name: &str) -> 
         let place = Place::Param(Mem::Param(ParamId((reads.len() + idx) as u32)));
         lowering.writable.entry(*value).or_default().push(place);
     }
-    let mut kernel = KernelLowering { cx, stager: &stager, lowering, reads: &reads, n_stages: 0, tile: 1, names };
+    let mut kernel =
+        KernelLowering { cx, stager: &stager, lowering, reads: &reads, n_stages: 0, tile: 1, names };
     kernel.open_grid(cluster);
     kernel.plan_locals(&items);
     kernel.items(&items);
@@ -171,7 +179,8 @@ impl KernelLowering<'_, '_> {
             if classes.contains(&class) {
                 let rest = classes.iter().filter(|other| !cluster.batch.contains(other));
                 let elems: i64 = rest.map(|other| axes.extent(*other).as_const().unwrap_or(256)).product();
-                bytes = bytes.saturating_add(elems.saturating_mul(graph.values[value].ty.dtype.size_bytes() as i64));
+                bytes = bytes
+                    .saturating_add(elems.saturating_mul(graph.values[value].ty.dtype.size_bytes() as i64));
             }
         }
         let fits = (self.cx.target.tile_bytes / bytes.max(1)).clamp(8, 512);
@@ -210,7 +219,8 @@ impl KernelLowering<'_, '_> {
             }
         }
         for value in wanted {
-            let (Source::Node(def, _), false) = (graph.values[value].source, self.is_staged_result(value)) else {
+            let (Source::Node(def, _), false) = (graph.values[value].source, self.is_staged_result(value))
+            else {
                 continue;
             };
             let result_of_loop = graph.nodes[def].body.is_some();
@@ -265,12 +275,17 @@ impl KernelLowering<'_, '_> {
             classes.insert(if token_minor { classes.len() } else { 0 }, class);
         }
         let extent = |class: &Class| {
-            if Some(*class) == tile_class { Dim::constant(self.tile) } else { self.cx.walk.axes.extent(*class).clone() }
+            if Some(*class) == tile_class {
+                Dim::constant(self.tile)
+            } else {
+                self.cx.walk.axes.extent(*class).clone()
+            }
         };
         let shape: Vec<Dim> = classes.iter().map(extent).collect();
         let dtype = info.ty.dtype.compute();
         let name = unique_name(&mut self.names, info.name.as_deref().unwrap_or("tmp"));
-        let mem = self.lowering.emitter.local(Local { name, dtype, shape, space: Space::Tile, lane_axis: None });
+        let mem =
+            self.lowering.emitter.local(Local { name, dtype, shape, space: Space::Tile, lane_axis: None });
         Place::Local { mem, classes, like: value }
     }
 
@@ -310,7 +325,10 @@ impl KernelLowering<'_, '_> {
                     if nest.loops.iter().any(|class| summed.contains(class)) {
                         work.push(Work::Sum(*node));
                     } else {
-                        let maps = graph.nodes[*node].results.iter().map(|value| Work::Map { from: *value, to: *value });
+                        let maps = graph.nodes[*node]
+                            .results
+                            .iter()
+                            .map(|value| Work::Map { from: *value, to: *value });
                         work.extend(maps);
                     }
                 }
@@ -344,7 +362,8 @@ impl KernelLowering<'_, '_> {
         };
         let values = stage.anchors.iter().flat_map(|node| &graph.nodes[*node].results);
         let widest = values.clone().map(elems).max().unwrap_or(1);
-        let bytes = values.clone().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max().unwrap_or(4);
+        let bytes =
+            values.clone().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max().unwrap_or(4);
         let native = i64::from(self.cx.target.native_lanes) * 4 / (bytes as i64).clamp(4, 8);
         // Few elements leave the pipeline idle: take two vectors of each.
         let width = if widest >= 8 { native } else { 2 * native };

@@ -170,7 +170,9 @@ impl Lowering<'_> {
         }
         let extent = self.walk.axes.extent(class).clone();
         let kind = match nest.lanes {
-            Lanes::Loop(lane, width) if lane == class && extent.as_const() != Some(1) => ForKind::Lanes { width },
+            Lanes::Loop(lane, width) if lane == class && extent.as_const() != Some(1) => {
+                ForKind::Lanes { width }
+            }
             _ => ForKind::Seq,
         };
         let name = format!("i{depth}");
@@ -196,7 +198,8 @@ impl Lowering<'_> {
     fn unrolled(&self, nest: &Nest, work: &Work) -> Vec<Class> {
         let mut classes = vec![];
         for class in self.result_classes(work) {
-            let in_lanes = matches!(nest.lanes, Lanes::Block(_)) && nest.block.is_some_and(|(block, _)| block == class);
+            let in_lanes =
+                matches!(nest.lanes, Lanes::Block(_)) && nest.block.is_some_and(|(block, _)| block == class);
             if !nest.loops.contains(&class) && !in_lanes && !classes.contains(&class) {
                 classes.push(class);
             }
@@ -215,7 +218,9 @@ impl Lowering<'_> {
 
     fn block_lanes(&self, nest: &Nest, work: &Work) -> Option<u32> {
         match (nest.lanes, nest.block) {
-            (Lanes::Block(width), Some((class, _))) if self.result_classes(work).contains(&class) => Some(width),
+            (Lanes::Block(width), Some((class, _))) if self.result_classes(work).contains(&class) => {
+                Some(width)
+            }
             _ => None,
         }
     }
@@ -292,8 +297,10 @@ impl Lowering<'_> {
         block: Option<(Class, i64, i64)>,
         open: &[Accumulator],
     ) {
-        let plain: Vec<Work> = work.iter().filter(|item| self.block_lanes(nest, item).is_none()).copied().collect();
-        let laned: Vec<Work> = work.iter().filter(|item| self.block_lanes(nest, item).is_some()).copied().collect();
+        let plain: Vec<Work> =
+            work.iter().filter(|item| self.block_lanes(nest, item).is_none()).copied().collect();
+        let laned: Vec<Work> =
+            work.iter().filter(|item| self.block_lanes(nest, item).is_some()).copied().collect();
         for item in &plain {
             self.body_work(nest, item, tokens, block, open, None);
         }
@@ -385,7 +392,8 @@ impl Lowering<'_> {
         let result = self.walk.graph.nodes[node].results[0];
         let dtype = self.walk.graph.values[result].ty.dtype.compute();
         let leaves = self.walk.axes.summed_leaves(node);
-        let short: Vec<Class> = leaves.concat().into_iter().filter(|class| !nest.loops.contains(class)).collect();
+        let short: Vec<Class> =
+            leaves.concat().into_iter().filter(|class| !nest.loops.contains(class)).collect();
         let lengths: Vec<i64> =
             short.iter().map(|class| self.walk.axes.extent(*class).as_const().unwrap_or(0)).collect();
         self.each_element(nest, &Work::Sum(node), tokens, block, &mut |this, number| {
@@ -396,7 +404,8 @@ impl Lowering<'_> {
                 let coords = this.coords_here(result);
                 let sums: Vec<Index> = leaves.iter().map(|leaves| this.axis_here(leaves)).collect();
                 let (factors, _) = this.terms(node, kind, dtype, &coords, &sums);
-                let op = if factors.len() == 2 && dtype.is_float() { AccumOp::MulAdd } else { accum_op(kind) };
+                let op =
+                    if factors.len() == 2 && dtype.is_float() { AccumOp::MulAdd } else { accum_op(kind) };
                 let factors = if factors.len() == 2 && op != AccumOp::MulAdd {
                     vec![this.emitter.scalar(birkhoff_ir::scalar::ScalarOp::Mul, &factors)]
                 } else {

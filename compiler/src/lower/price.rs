@@ -35,7 +35,8 @@ impl CostModel for KernelCost {
     /// Infinite where the function cannot be lowered.
     fn price(&self, module: &Module, func: FuncId) -> Cost {
         let sizes = default_sizes(module);
-        let priced = super::lower(module, func, &self.target).ok().and_then(|program| self.program(&program, &sizes));
+        let priced =
+            super::lower(module, func, &self.target).ok().and_then(|program| self.program(&program, &sizes));
         let never = f64::INFINITY;
         priced.unwrap_or(Cost { bytes: never, flops: never, launches: never, total: never })
     }

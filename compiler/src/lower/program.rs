@@ -2,13 +2,13 @@
 
 use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
+use crate::schedule::Target;
 use crate::schedule::anchors;
 use crate::schedule::axes::Axes;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
 use crate::schedule::stages::Stager;
 use crate::schedule::walk::Walk;
-use crate::schedule::Target;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
@@ -98,7 +98,8 @@ impl ProgramBuilder<'_> {
         }
         let kept = kept_values(&graph);
         let is_anchor = anchors::find(&walk, &kept);
-        let is_opaque = |node: N| graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+        let is_opaque =
+            |node: N| graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
         let clusters = partition(&walk, &is_anchor, &is_opaque);
         let mut places: BTreeMap<V, Arg> = graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
         places.extend(graph.outputs.iter().map(|(_, value)| *value).zip(outputs.iter().cloned()));
@@ -119,7 +120,13 @@ impl ProgramBuilder<'_> {
                 }
             }
             let sizes = self.size_names();
-            let cx = KernelCx { walk: &walk, is_anchor: &is_anchor, n_users: &n_users, sizes: &sizes, target: self.target };
+            let cx = KernelCx {
+                walk: &walk,
+                is_anchor: &is_anchor,
+                n_users: &n_users,
+                sizes: &sizes,
+                target: self.target,
+            };
             let name = format!("{}_{}", module.func(func).name, self.program.kernels.len());
             let kernel = lower(&cx, cluster, &writes, &name)
                 .map_err(|why| Diagnostic::verify(format!("the scheduler lost a value: {why}")))?;

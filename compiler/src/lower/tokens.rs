@@ -94,7 +94,8 @@ impl Lowering<'_> {
         let gnode = graph.nodes[node].clone();
         let Some(body) = gnode.body else { return };
         let region = graph.regions[body].clone();
-        let states: Vec<Mem> = region.inputs[..region.n_carry].iter().map(|input| self.state(*input)).collect();
+        let states: Vec<Mem> =
+            region.inputs[..region.n_carry].iter().map(|input| self.state(*input)).collect();
         for (idx, state) in states.iter().enumerate() {
             let initial = gnode.args[idx];
             // The initial value has the same axes, be they of other classes.
@@ -104,7 +105,8 @@ impl Lowering<'_> {
             });
         }
         let trip = Index::constant(region.trip.clone());
-        let iteration = self.emitter.open_for("iter", 0.into(), trip, ForKind::Seq, Some(region.trip.clone()));
+        let iteration =
+            self.emitter.open_for("iter", 0.into(), trip, ForKind::Seq, Some(region.trip.clone()));
         self.iteration.insert(body, Index::var(iteration));
         for (idx, state) in states.iter().enumerate() {
             let input = region.inputs[idx];

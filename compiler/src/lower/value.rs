@@ -122,7 +122,8 @@ impl<'a> Lowering<'a> {
                         by_class.insert(*leaf, index.clone());
                         continue;
                     }
-                    let extents: Vec<Dim> = leaves.iter().map(|leaf| self.walk.axes.extent(*leaf).clone()).collect();
+                    let extents: Vec<Dim> =
+                        leaves.iter().map(|leaf| self.walk.axes.extent(*leaf).clone()).collect();
                     let parts = unflatten(&mut self.emitter, index.clone(), &extents);
                     by_class.extend(leaves.into_iter().zip(parts));
                 }
@@ -183,7 +184,9 @@ impl<'a> Lowering<'a> {
     fn missing(&mut self, value: V, why: &str) -> Var {
         let info = &self.walk.graph.values[value];
         let name = info.name.as_ref().map_or_else(|| format!("#{value}"), |name| name.to_string());
-        self.broken.get_or_insert_with(|| format!("the value {name}: {} is not there where it is read: it {why}", info.ty));
+        self.broken.get_or_insert_with(|| {
+            format!("the value {name}: {} is not there where it is read: it {why}", info.ty)
+        });
         let dtype = info.ty.dtype.compute();
         self.emitter.constant(dtype, Scalar::Int(0))
     }
@@ -194,7 +197,10 @@ impl<'a> Lowering<'a> {
             return self.missing(self.walk.graph.regions[region].inputs[idx], "belongs to no loop");
         };
         if idx < self.walk.graph.regions[region].n_carry {
-            return self.missing(self.walk.graph.regions[region].inputs[idx], "is the state of a loop that is not open");
+            return self.missing(
+                self.walk.graph.regions[region].inputs[idx],
+                "is the state of a loop that is not open",
+            );
         }
         let source = self.walk.graph.nodes[node].args[idx];
         let mut full = vec![self.slice_index(region)];
@@ -238,9 +244,11 @@ impl<'a> Lowering<'a> {
                 let var = self.emitter.convert(compute, var);
                 self.emitter.round(out, var)
             }
-            OpKind::StopGradient | OpKind::Broadcast | OpKind::Reshape | OpKind::Transpose | OpKind::Slice => {
-                self.operand(node, 0, coords, &[])
-            }
+            OpKind::StopGradient
+            | OpKind::Broadcast
+            | OpKind::Reshape
+            | OpKind::Transpose
+            | OpKind::Slice => self.operand(node, 0, coords, &[]),
             OpKind::Pad => self.pad_value(node, coords),
             OpKind::Concat => self.concat_value(node, coords),
             OpKind::Gather => self.gather_value(node, coords),
@@ -296,7 +304,8 @@ impl<'a> Lowering<'a> {
         let gnode = &self.walk.graph.nodes[node];
         let kind = gnode.op.kind;
         let dtype = self.walk.graph.values[gnode.results[0]].ty.dtype.compute();
-        let extents: Option<Vec<i64>> = summed_extents(self.walk.graph, node).iter().map(Dim::as_const).collect();
+        let extents: Option<Vec<i64>> =
+            summed_extents(self.walk.graph, node).iter().map(Dim::as_const).collect();
         let Some(extents) = extents.filter(|extents| extents.iter().product::<i64>() <= MAX_SHORT_SUM) else {
             return self.missing(gnode.results[0], "is a long sum");
         };

@@ -71,13 +71,13 @@ fn is_arithmetic(kind: OpKind) -> bool {
 /// Transcendentals, roots and divisions: dearer than a store and a load.
 fn is_expensive(kind: OpKind) -> bool {
     use ScalarOp::{
-        Abs, Add, And, BitAnd, BitOr, BitXor, Eq, Floor, Le, Lt, Max, Min, Mul, Ne, Neg, Not, Or, Select, Shl, Shr,
-        Sign, Sub,
+        Abs, Add, And, BitAnd, BitOr, BitXor, Eq, Floor, Le, Lt, Max, Min, Mul, Ne, Neg, Not, Or, Select,
+        Shl, Shr, Sign, Sub,
     };
     match kind {
         OpKind::Scalar(
-            Abs | Add | And | BitAnd | BitOr | BitXor | Eq | Floor | Le | Lt | Max | Min | Mul | Ne | Neg | Not | Or
-            | Select | Shl | Shr | Sign | Sub,
+            Abs | Add | And | BitAnd | BitOr | BitXor | Eq | Floor | Le | Lt | Max | Min | Mul | Ne | Neg
+            | Not | Or | Select | Shl | Shr | Sign | Sub,
         ) => false,
         OpKind::Scalar(_) | OpKind::RandomBits => true,
         _ => false,
@@ -92,5 +92,7 @@ fn repeats(walk: &Walk<'_>, value: V, demand: &BTreeSet<Class>) -> bool {
         return false;
     }
     let extra = demand.iter().filter(|class| !own.contains(class));
-    extra.into_iter().any(|class| walk.axes.extent(*class).as_const().is_none_or(|extent| extent > MAX_REPEATS))
+    extra
+        .into_iter()
+        .any(|class| walk.axes.extent(*class).as_const().is_none_or(|extent| extent > MAX_REPEATS))
 }

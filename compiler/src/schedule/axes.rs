@@ -44,7 +44,8 @@ impl Axes {
             axes.value_axes.push(classes);
         }
         for node in 0..graph.nodes.len() {
-            let summed = summed_extents(graph, node).into_iter().map(|dim| axes.fresh(dim, Some(node))).collect();
+            let summed =
+                summed_extents(graph, node).into_iter().map(|dim| axes.fresh(dim, Some(node))).collect();
             axes.summed.push(summed);
         }
         for node in 0..graph.nodes.len() {

@@ -34,15 +34,34 @@ pub struct LoopBatch {
     pub classes: Vec<Class>,
 }
 
-/// The classes along which the body of the on-chip loop `node` can be cut.
+/// The classes along which the on-chip loop `node` can be cut: those of every result that anybody reads, the axis along which
+/// slices are stacked aside, if the body never mixes places along them.
 pub fn loop_batch(walk: &Walk<'_>, node: N) -> LoopBatch {
-    let gnode = &walk.graph.nodes[node];
+    let graph = walk.graph;
+    let gnode = &graph.nodes[node];
+    let n_carry = gnode.body.map_or(0, |body| graph.regions[body].n_carry);
+    let users = graph.users();
+    let is_read = |value: &V| {
+        !users[*value].is_empty()
+            || graph.outputs.iter().any(|(_, out)| out == value)
+            || graph.regions.iter().any(|region| region.outputs.contains(value))
+    };
+    let own = |idx: usize, value: V| -> Vec<Class> {
+        let first = usize::from(idx >= n_carry);
+        (first..graph.values[value].ty.rank()).flat_map(|axis| walk.axes.leaves(value, axis)).collect()
+    };
+    let read: Vec<Vec<Class>> = gnode
+        .results
+        .iter()
+        .enumerate()
+        .filter(|(_, value)| is_read(value))
+        .map(|(idx, value)| own(idx, *value))
+        .collect();
     let mut classes = vec![];
-    for result in &gnode.results {
-        for class in walk.axes.of_value(*result) {
-            if !classes.contains(&class) && body_is_parallel(walk, node, class) {
-                classes.push(class);
-            }
+    for class in read.first().into_iter().flatten() {
+        let everywhere = read.iter().all(|other| other.contains(class));
+        if everywhere && !classes.contains(class) && body_is_parallel(walk, node, *class) {
+            classes.push(*class);
         }
     }
     LoopBatch { classes }
@@ -56,7 +75,8 @@ fn body_is_parallel(walk: &Walk<'_>, node: N, class: Class) -> bool {
     let mut inside: BTreeSet<V> = graph.regions[body].inputs.iter().copied().collect();
     let region = &graph.regions[body];
     // A state that starts without the class must not acquire it.
-    let consistent = region.inputs.iter().zip(&region.outputs).take(region.n_carry).all(|(i, o)| has(*i) == has(*o));
+    let consistent =
+        region.inputs.iter().zip(&region.outputs).take(region.n_carry).all(|(i, o)| has(*i) == has(*o));
     if !consistent {
         return false;
     }
@@ -93,12 +113,14 @@ pub fn is_small(walk: &Walk<'_>, node: N) -> bool {
     let small = |value: V| {
         walk.graph.values[value].ty.n_elems().as_const().is_some_and(|elems| elems <= MAX_TILE_ELEMS)
     };
-    let iterations = walk.iterates(node).iter().fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(*class)));
+    let iterations =
+        walk.iterates(node).iter().fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(*class)));
     iterations.as_const().is_some_and(|n| n <= 4 * MAX_TILE_ELEMS)
         && walk.graph.nodes[node].results.iter().all(|result| small(*result))
-        && walk.body_nodes(node).iter().all(|inner| {
-            walk.graph.nodes[*inner].results.iter().all(|result| small(*result))
-        })
+        && walk
+            .body_nodes(node)
+            .iter()
+            .all(|inner| walk.graph.nodes[*inner].results.iter().all(|result| small(*result)))
 }
 
 /// Cuts the anchors into clusters.

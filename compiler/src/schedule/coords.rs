@@ -86,8 +86,12 @@ fn is_below(cx: &dyn IndexCx, index: &Index, bound: &Dim) -> bool {
     if index.offset.as_const().is_none_or(|offset| offset < 0) {
         return false;
     }
-    let tiles: Vec<&Dim> =
-        index.terms.iter().filter(|(var, _)| cx.tile_extent(*var).is_some()).map(|(_, coeff)| coeff).collect();
+    let tiles: Vec<&Dim> = index
+        .terms
+        .iter()
+        .filter(|(var, _)| cx.tile_extent(*var).is_some())
+        .map(|(_, coeff)| coeff)
+        .collect();
     for (var, coeff) in &index.terms {
         // A tile's first place and the place in the tile, together: below the extent of the axis.
         let extent = match cx.tile_extent(*var) {
@@ -125,7 +129,9 @@ pub fn operand_coords(
     let arg_shape = graph.values[arg].ty.shape.clone();
     match op.kind {
         OpKind::Scalar(_) | OpKind::Convert | OpKind::StopGradient => Some(coords.to_vec()),
-        OpKind::Broadcast => Some(op.axes("axes").iter().map(|axis| coords[*axis as usize].clone()).collect()),
+        OpKind::Broadcast => {
+            Some(op.axes("axes").iter().map(|axis| coords[*axis as usize].clone()).collect())
+        }
         OpKind::Transpose => {
             let mut source = vec![Index::default(); coords.len()];
             for (axis, from) in op.axes("axes").iter().enumerate() {
@@ -157,7 +163,8 @@ pub fn operand_coords(
             let spec = op.einsum()?;
             let summed = spec.summed();
             let place = |label: &char| {
-                let kept = spec.output.iter().position(|other| other == label).map(|axis| coords[axis].clone());
+                let kept =
+                    spec.output.iter().position(|other| other == label).map(|axis| coords[axis].clone());
                 kept.or_else(|| summed.iter().position(|other| other == label).map(|axis| sums[axis].clone()))
             };
             spec.inputs.get(pos)?.iter().map(place).collect()
@@ -175,7 +182,11 @@ pub fn summed_extents(graph: &Graph, node: N) -> Vec<Dim> {
             gnode.op.axes("axes").iter().map(|axis| shape[*axis as usize].clone()).collect()
         }
         OpKind::Contract => match gnode.op.einsum() {
-            Some(spec) => spec.summed().iter().map(|label| label_extent(graph, gnode.args.as_slice(), spec, *label)).collect(),
+            Some(spec) => spec
+                .summed()
+                .iter()
+                .map(|label| label_extent(graph, gnode.args.as_slice(), spec, *label))
+                .collect(),
             None => vec![],
         },
         _ => vec![],

@@ -167,7 +167,14 @@ impl Graph {
             let ty = self.values[value].ty.clone();
             let copy = self.add_value(ty, Source::Node(number, 0), None);
             let op = Op::plain(OpKind::StopGradient);
-            self.nodes.push(GNode { op, args: vec![value], results: vec![copy], region, body: None, path: vec![] });
+            self.nodes.push(GNode {
+                op,
+                args: vec![value],
+                results: vec![copy],
+                region,
+                body: None,
+                path: vec![],
+            });
             owned.push(copy);
         }
         owned

@@ -5,8 +5,8 @@ pub mod axes;
 pub mod cluster;
 pub mod coords;
 pub mod graph;
-pub mod walk;
 pub mod stages;
+pub mod walk;
 
 /// What the scheduler knows of the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

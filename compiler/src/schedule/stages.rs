@@ -108,7 +108,9 @@ impl Stager<'_> {
                     items.push(Item::Loop { node, items: inner });
                     items.len() - 1
                 }
-                _ if self.is_token_work(node) => place_in(&mut items, min, node, StageKind::Tokens, &|_| true),
+                _ if self.is_token_work(node) => {
+                    place_in(&mut items, min, node, StageKind::Tokens, &|_| true)
+                }
                 _ => {
                     let nest = self.nest(node);
                     let fits = |stage: &Stage| self.same_place(stage, &nest, node, &deps);
@@ -244,7 +246,9 @@ impl Stager<'_> {
         let width = self.lane_width(node, !large_summed.is_empty());
         // An accumulator axis kept in registers: the innermost result axis of moderate extent, where sums are long.
         let medium = match large_outer.last() {
-            Some(class) if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= MAX_MEDIUM) => {
+            Some(class)
+                if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= MAX_MEDIUM) =>
+            {
                 Some(*class)
             }
             _ => None,
@@ -263,16 +267,28 @@ impl Stager<'_> {
         if let Some(class) = medium {
             choices.push((2 * cost(class), loops.len(), Lanes::Block(self.native_lanes)));
         }
-        let lanes = choices.into_iter().min_by_key(|(cost, order, _)| (*cost, *order)).map_or(Lanes::None, |best| best.2);
+        let lanes = choices
+            .into_iter()
+            .min_by_key(|(cost, order, _)| (*cost, *order))
+            .map_or(Lanes::None, |best| best.2);
         let shares = reads.iter().any(|read| !self.batch.iter().any(|class| read.uses(*class)));
-        let small_outer: i64 =
-            outer.iter().filter(|class| self.is_small_class(**class)).filter_map(|class| self.extent(*class)).product();
+        let small_outer: i64 = outer
+            .iter()
+            .filter(|class| self.is_small_class(**class))
+            .filter_map(|class| self.extent(*class))
+            .product();
         let (block, n_tokens) = self.blocking(medium, lanes, shares && !large_summed.is_empty(), small_outer);
         Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens }
     }
 
     /// Register blocking: about twelve vector accumulators, leaving room for operands in sixteen registers.
-    fn blocking(&self, medium: Option<Class>, lanes: Lanes, shares: bool, small_outer: i64) -> (Option<(Class, i64)>, i64) {
+    fn blocking(
+        &self,
+        medium: Option<Class>,
+        lanes: Lanes,
+        shares: bool,
+        small_outer: i64,
+    ) -> (Option<(Class, i64)>, i64) {
         const N_ACCUMULATORS: i64 = 12;
         let native = i64::from(self.native_lanes);
         let Some(class) = medium else {
@@ -302,7 +318,8 @@ impl Stager<'_> {
     /// accumulators that do.
     fn lane_width(&self, node: N, has_accumulators: bool) -> u32 {
         let graph = self.walk.graph;
-        let bytes = graph.nodes[node].results.iter().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max();
+        let bytes =
+            graph.nodes[node].results.iter().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max();
         let native = (self.native_lanes * 4 / bytes.unwrap_or(4).clamp(4, 8) as u32).max(2);
         if has_accumulators { native } else { 2 * native }
     }

@@ -94,7 +94,8 @@ impl Walk<'_> {
         if let Some(body) = gnode.body {
             // State and slices stand for operands of the same classes.
             let region = &self.graph.regions[body];
-            return self.axes.of_value(arg).contains(&class) && self.axes.of_value(region.inputs[pos]).contains(&class);
+            return self.axes.of_value(arg).contains(&class)
+                && self.axes.of_value(region.inputs[pos]).contains(&class);
         }
         let Some(&result) = gnode.results.first() else { return false };
         let read = self.read_coords(node, pos, &self.own_coords(result));

@@ -4,8 +4,7 @@ use super::Failure;
 use super::args::InspectArgs;
 use super::progress::Progress;
 use birkhoff::ir::diag::Diagnostic;
-use birkhoff::pipeline::{schedule_of, stage_text};
-use birkhoff::{Stage, Target, lower};
+use birkhoff::{Stage, Target, lower, schedule_of, stage_text};
 use serde_json::json;
 use similar::TextDiff;
 

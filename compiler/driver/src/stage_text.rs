@@ -1,0 +1,79 @@
+//! What `inspect` prints: the text of one stage.
+//!
+//! In: a spec and a stage. Out: text that parses again where the stage is a level of IR.
+
+use crate::error::Error;
+use crate::options::{Options, Stage};
+use crate::pipeline::{Stages, emit, lower};
+use crate::schedule_report::{self, ScheduleReport};
+use crate::spec::Spec;
+use crate::target::Target;
+use birkhoff_ir::diag::{Diagnostic, Diagnostics};
+use birkhoff_ir::plan::{self, Program};
+use birkhoff_ir::{kernel, tensor};
+
+/// The text of one stage, as `inspect` prints it.
+///
+/// Errors: as [`compile`](crate::compile); a stage that the spec's level does not have (input), or that this build lacks (device).
+pub fn stage_text(
+    spec: &Spec,
+    options: &Options,
+    stage: Stage,
+    observe: &mut dyn FnMut(Stage),
+) -> Result<String, Error> {
+    if matches!(stage, Stage::Mlir | Stage::Llvm | Stage::Ptx) {
+        Target::Ptx.check()?;
+    }
+    let mut stages = lower(spec, options, stage, observe)?;
+    let above = || {
+        let message = format!("the spec is a plan, which has no stage `{}`", stage.name());
+        spec.error(Diagnostic::input(Default::default(), message))
+    };
+    match stage {
+        Stage::Tensor => {
+            let (module, _) = stages.tensor.as_ref().ok_or_else(above)?;
+            Ok(tensor::text::print(module))
+        }
+        Stage::Eqsat => Ok(tensor::text::print(&stages.optimized.as_ref().ok_or_else(above)?.module)),
+        _ => {
+            let program = stages.program.take().ok_or_else(above)?;
+            let of_program = program_text(program, options, stage, &mut stages);
+            of_program.map_err(|errors| spec.error(errors))
+        }
+    }
+}
+
+/// The report on a plan at the default values of its run-time sizes, or 1024 where there is none.
+///
+/// Errors: as [`schedule_report::report`].
+pub fn schedule_of(program: &Program) -> Result<ScheduleReport, Diagnostic> {
+    let sizes = program.sizes.iter().map(|size| {
+        let (lo, hi) = size.bounds;
+        (size.name.clone(), size.default.unwrap_or_else(|| 1024.clamp(lo, hi.max(lo))))
+    });
+    schedule_report::report(program, &sizes.collect())
+}
+
+fn program_text(
+    program: Program,
+    options: &Options,
+    stage: Stage,
+    stages: &mut Stages,
+) -> Result<String, Diagnostics> {
+    if stage == Stage::Plan {
+        return Ok(plan::text::print(&program));
+    }
+    if stage == Stage::Schedule {
+        return Ok(schedule_of(&program)?.text());
+    }
+    if stage == Stage::Kernel {
+        let kernels: Vec<String> = program.kernels.iter().map(kernel::text::print).collect();
+        return Ok(kernels.join("\n"));
+    }
+    emit(program, &Options { listings: true, ..options.clone() }, stages)?;
+    let texts = stages.listings.iter().map(|listing| match stage {
+        Stage::Clif => format!("; kernel @{}\n{}\n", listing.name, listing.clif),
+        _ => format!("; kernel @{}\n{}\n", listing.name, listing.asm),
+    });
+    Ok(texts.collect())
+}

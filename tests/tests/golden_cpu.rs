@@ -1,0 +1,78 @@
+//! Every golden file against its spec as a user runs it: through the library, as machine code, in the dtypes that the spec
+//! says and in f64.
+
+use birkhoff::file_inputs::{FileInputs, bind_sizes};
+use birkhoff::tensor_file::TensorFile;
+use birkhoff::{Options, Spec, Target, Value, compile};
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::tensor::eval::Tensor;
+use birkhoff_tests::golden::{Golden, files, folder, spec_of};
+use std::path::Path;
+
+/// Runs the spec's first function on the golden inputs and compares all golden outputs.
+fn check(path: &Path, spec: &Path, target: Target, float: Option<DType>) -> Result<(), String> {
+    let golden = Golden::read(path)?;
+    let run = || -> Result<Vec<(String, Tensor)>, birkhoff::Error> {
+        let mut spec = Spec::load(spec)?;
+        for (name, value) in &golden.attrs {
+            spec = spec.set(name, Value(*value));
+        }
+        if let Some(float) = float {
+            spec = spec.float(float);
+        }
+        let file = TensorFile::open(path)?;
+        let spec = bind_sizes(&spec, &file)?;
+        let function = compile(&spec, &Options { target, ..Options::default() })?;
+        let inputs = FileInputs::read(&spec, &function, &file)?;
+        let outputs = function.call(&inputs.inputs())?;
+        let tensor = |(name, buffer): (&str, &birkhoff::Buffer)| {
+            let shape = buffer.shape().iter().map(|extent| *extent as usize).collect();
+            let tensor = Tensor::from_le_bytes(buffer.dtype(), shape, buffer.view().bytes());
+            (name.to_string(), tensor.expect("a buffer has the bytes of its shape"))
+        };
+        Ok(outputs.iter().map(tensor).collect())
+    };
+    let outputs = run().map_err(|error| error.to_string())?;
+    let mut wrong: Vec<String> = outputs
+        .iter()
+        .filter_map(|(name, tensor)| golden.difference(name, tensor, float.unwrap_or(DType::F32)))
+        .collect();
+    for name in golden.outputs() {
+        if !outputs.iter().any(|(found, _)| found == name) {
+            wrong.push(format!("there is no output `{name}`"));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+/// Files whose spec needs an op that no kernel computes yet: it must be refused as that.
+const REFUSED: [(&str, &str); 2] = [("cayley", "solve"), ("hutchpp", "qr")];
+
+fn check_all(target: Target, float: Option<DType>) {
+    let specs = files(&folder("specs"), "toml").expect("tests/specs");
+    let mut failures = vec![];
+    for path in files(&folder("golden"), "safetensors").expect("tests/golden") {
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(spec) = spec_of(&name, &specs) else { continue };
+        let refused = REFUSED.iter().find(|(file, _)| *file == name);
+        match (check(&path, spec, target, float), refused) {
+            (Ok(()), None) => {}
+            (Err(why), Some((_, op))) if why.contains(&format!("no kernel can compute `{op}`")) => {}
+            (Err(why), _) => failures.push(format!("{name}: {why}")),
+            (Ok(()), Some(_)) => {
+                failures.push(format!("{name}: it runs; take it off the list of refused ones"))
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn golden_outputs_on_the_cpu() {
+    check_all(Target::Cpu, None);
+}
+
+#[test]
+fn golden_outputs_on_the_cpu_in_f64() {
+    check_all(Target::Cpu, Some(DType::F64));
+}
