@@ -4,11 +4,11 @@
 //! terms as long as they pay). The cost of a term is local; the real price of a choice is asked from the cost model by the
 //! caller. Ties go to terms of the original program, then to the smaller structural hash, so that class numbers decide nothing.
 
+use super::hash::FastHasher;
 use super::term::{Graph, Head, Term, type_of};
 use crate::cost;
 use birkhoff_ir::tensor::OpKind;
 use egg::Id;
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
@@ -19,15 +19,22 @@ pub struct Weights {
     pub flops: f64,
     /// Of one byte read or written by an op that does not fuse.
     pub bytes: f64,
+    /// Of an op that does not fuse.
+    pub launches: f64,
     /// Of a term.
     pub terms: f64,
+    /// By how much a term that is not of the original program is dearer.
+    pub novelty: f64,
 }
 
-/// Different views of what is dear, in the order in which their choices are tried.
-pub const WEIGHTINGS: [Weights; 3] = [
-    Weights { flops: 1.0, bytes: 0.5, terms: 1e-2 },
-    Weights { flops: 0.05, bytes: 1.0, terms: 1e-2 },
-    Weights { flops: 1e-9, bytes: 1e-9, terms: 1.0 },
+/// Different views of what is dear, in the order in which their choices are tried: a machine, the same one shy of changes,
+/// arithmetic, memory, size of the program.
+pub const WEIGHTINGS: [Weights; 5] = [
+    Weights { flops: 1.0, bytes: 2.0, launches: 4e4, terms: 16.0, novelty: 1.001 },
+    Weights { flops: 1.0, bytes: 2.0, launches: 4e4, terms: 16.0, novelty: 1.3 },
+    Weights { flops: 1.0, bytes: 0.0, launches: 0.0, terms: 16.0, novelty: 1.001 },
+    Weights { flops: 0.05, bytes: 1.0, launches: 1.0, terms: 16.0, novelty: 1.001 },
+    Weights { flops: 1e-9, bytes: 1e-9, launches: 0.0, terms: 1.0, novelty: 1.001 },
 ];
 
 /// The chosen term of every class that has one, by class number.
@@ -38,6 +45,8 @@ struct Candidate {
     children: Vec<usize>,
     flops: f64,
     bytes: f64,
+    /// True unless it is a kernel of its own.
+    fuses: bool,
     /// True for terms of the original program.
     original: bool,
     /// Hash of op and attributes, independent of numbers given on the way.
@@ -70,20 +79,15 @@ impl Terms {
                     }
                     let children = term.args.iter().map(|arg| place[arg]).collect();
                     let (work, bytes) = local_cost(graph, *id, &term, &mut flops);
-                    let mut hasher = DefaultHasher::new();
+                    let mut hasher = FastHasher::default();
                     match term.head {
                         Head::Op(_, op) => graph.analysis.op(op).hash(&mut hasher),
                         other => other.hash(&mut hasher),
                     }
                     let original = original.contains(&term);
-                    candidates.push(Candidate {
-                        term,
-                        children,
-                        flops: work,
-                        bytes,
-                        original,
-                        hash: hasher.finish(),
-                    });
+                    let fuses = term.kind().is_none_or(cost::is_fused);
+                    let hash = hasher.finish();
+                    candidates.push(Candidate { term, children, flops: work, bytes, fuses, original, hash });
                 }
                 candidates
             })
@@ -99,7 +103,7 @@ impl Terms {
     /// A choice that is cheapest when terms cost random amounts.
     pub fn sample(&self, seed: u64) -> Option<Choice> {
         let cost = |term: &Candidate| {
-            let mut hasher = DefaultHasher::new();
+            let mut hasher = FastHasher::default();
             (seed, term.hash, &term.children).hash(&mut hasher);
             1.0 + (hasher.finish() % 1024) as f64
         };
@@ -110,18 +114,15 @@ impl Terms {
     fn cheapest(&self, cost: &[Vec<f64>]) -> Option<Choice> {
         let tree = self.by_tree(cost);
         tree[self.root]?;
-        // Once from the original program, whose sharing a tree cannot see, and once from the best trees.
+        // Once from the original program: choosing class by class does not see that siblings share what they read.
         let original: Vec<Option<usize>> = (0..self.classes.len())
             .map(|class| self.classes[class].iter().position(|term| term.original).or(tree[class]))
             .collect();
+        let shared = self.by_dag(cost, &tree);
         let mut best: Option<(f64, Vec<Option<usize>>)> = None;
-        for start in [original, tree] {
-            let mut picks = self.by_dag(cost, &start);
-            if self.order(&picks).is_none() {
-                picks = start;
-            }
+        for mut picks in [original, shared, tree] {
             let Some(total) = self.swap(cost, &mut picks) else { continue };
-            if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-9)) {
+            if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-12)) {
                 best = Some((total, picks));
             }
         }
@@ -137,8 +138,9 @@ impl Terms {
     /// The cost of every term, nonzero, with a small bonus for original ones.
     fn costs(&self, weights: &Weights) -> Vec<Vec<f64>> {
         let cost = |term: &Candidate| {
-            let novelty = if term.original { 1.0 } else { 1.001 };
-            (term.flops * weights.flops + term.bytes * weights.bytes + weights.terms) * novelty
+            let novelty = if term.original { 1.0 } else { weights.novelty };
+            let launch = if term.fuses { 0.0 } else { weights.launches };
+            (term.flops * weights.flops + term.bytes * weights.bytes + launch + weights.terms) * novelty
         };
         self.classes.iter().map(|terms| terms.iter().map(cost).collect()).collect()
     }
@@ -153,7 +155,7 @@ impl Terms {
             for class in 0..n {
                 for (pick, term) in self.classes[class].iter().enumerate() {
                     let mut total = cost[class][pick];
-                    let mut hasher = DefaultHasher::new();
+                    let mut hasher = FastHasher::default();
                     term.hash.hash(&mut hasher);
                     let mut keys: Vec<u64> = Vec::with_capacity(term.children.len());
                     let complete = term.children.iter().all(|child| match best[*child] {
@@ -200,6 +202,14 @@ impl Terms {
         for _ in 0..3 {
             let mut changed = false;
             for class in 0..n {
+                let Some(now) = picks[class] else { continue };
+                let children = &self.classes[class][now].children;
+                if !sets[class].is_empty() && !children.iter().any(|child| holds(&sets[*child], class)) {
+                    // What lies below may have become cheaper since.
+                    let set = self.union(&sets, class, now, words);
+                    totals[class] = bits(&set).map(|member| own(&picks, member)).sum();
+                    sets[class] = set;
+                }
                 for (pick, term) in self.classes[class].iter().enumerate() {
                     if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty())
                     {
@@ -212,7 +222,7 @@ impl Terms {
                     let below: f64 =
                         bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
                     let total = below + cost[class][pick];
-                    if total < totals[class] * (1.0 - 1e-9) {
+                    if total < totals[class] * (1.0 - 1e-12) {
                         (picks[class], sets[class], totals[class]) = (Some(pick), set, total);
                         changed = true;
                     }
@@ -242,18 +252,18 @@ impl Terms {
             Some(self.order(picks)?.iter().filter_map(|class| Some(cost[*class][picks[*class]?])).sum())
         };
         let mut now = total(picks)?;
-        for _ in 0..3 {
+        for _ in 0..8 {
             let mut changed = false;
             for class in self.order(picks).unwrap_or_default() {
-                for pick in 0..self.classes[class].len() {
+                for (pick, price) in cost[class].iter().enumerate() {
                     let before = picks[class];
                     // A dearer term can only pay by making what lies below it unnecessary, never by more than it costs.
-                    if before == Some(pick) || cost[class][pick] >= now {
+                    if before == Some(pick) || *price >= now {
                         continue;
                     }
                     picks[class] = Some(pick);
                     match total(picks) {
-                        Some(then) if then < now * (1.0 - 1e-9) => {
+                        Some(then) if then < now * (1.0 - 1e-12) => {
                             now = then;
                             changed = true;
                         }

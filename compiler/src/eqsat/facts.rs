@@ -19,6 +19,9 @@ pub struct Facts {
     pub unit_sums: u32,
     /// True if no element has its sign bit set (NaN apart).
     pub nonnegative: bool,
+    /// True if this is a matrix that was, or is to be, divided by its own sums, or such a matrix scaled or moved. Sums of it
+    /// measure that matrix.
+    pub normalised: bool,
 }
 
 /// Types and facts of the results of a class.
@@ -85,6 +88,7 @@ impl World {
             left.1.uniform = merge_uniform(left.1.uniform, right.1.uniform, dtype)?;
             left.1.unit_sums |= right.1.unit_sums;
             left.1.nonnegative |= right.1.nonnegative;
+            left.1.normalised |= right.1.normalised;
         }
         Ok(both)
     }
@@ -174,6 +178,7 @@ fn transfer(op: &Op, args: &[(&TensorType, Facts)], result: &TensorType, term: &
         OpKind::Convert => Facts {
             uniform: input.uniform.map(|value| value.convert(result.dtype)),
             nonnegative: input.nonnegative && result.dtype.is_float(),
+            normalised: input.normalised,
             unit_sums: if result.dtype.is_float() { input.unit_sums } else { 0 },
         },
         OpKind::Broadcast => {
@@ -227,7 +232,7 @@ fn constant(op: &Op, ty: &TensorType) -> Facts {
         _ => return Facts::default(),
     };
     let value = value.convert(ty.dtype);
-    Facts { uniform: Some(value), nonnegative: sign_is_clear(value), unit_sums: 0 }
+    Facts { uniform: Some(value), nonnegative: sign_is_clear(value), ..Facts::default() }
 }
 
 fn sign_is_clear(value: Scalar) -> bool {
@@ -244,7 +249,7 @@ fn elementwise(op: ScalarOp, args: &[(&TensorType, Facts)], term: &Term) -> Fact
     let values: Option<Vec<Scalar>> = args.iter().map(|arg| arg.1.uniform).collect();
     if let Some(values) = values {
         let value = scalar::eval(op, dtype, &values);
-        return Facts { uniform: Some(value), nonnegative: sign_is_clear(value), unit_sums: 0 };
+        return Facts { uniform: Some(value), nonnegative: sign_is_clear(value), ..Facts::default() };
     }
     let all = args.iter().all(|arg| arg.1.nonnegative);
     let nonnegative = dtype.is_float()
@@ -257,7 +262,8 @@ fn elementwise(op: ScalarOp, args: &[(&TensorType, Facts)], term: &Term) -> Fact
             _ => false,
         };
     // A choice between two such values made slice by slice would keep the fact; element by element it is lost.
-    Facts { nonnegative, ..Facts::default() }
+    let scaled = matches!(op, S::Mul | S::Div | S::Neg);
+    Facts { nonnegative, normalised: scaled && args.iter().any(|arg| arg.1.normalised), ..Facts::default() }
 }
 
 /// `sum_o sum_j a[o,j] b[j,i] = sum_j b[j,i] = 1` if `a` sums to one along `o` and `b` along `j`.
@@ -290,5 +296,54 @@ fn contract(op: &Op, args: &[(&TensorType, Facts)]) -> Facts {
             }
         }
     }
-    Facts { unit_sums: bits, ..none }
+    Facts { unit_sums: bits, normalised: bits != 0, ..none }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use birkhoff_ir::dim::{Dim, SizeEnv};
+    use birkhoff_ir::tensor::Module;
+    use std::collections::BTreeMap;
+
+    fn world() -> (World, TypeId, TypeId) {
+        let mut world = World::new(Module::default(), SizeEnv::new(), BTreeMap::new());
+        let narrow = world.intern_type(&TensorType::new(DType::F32, vec![Dim::constant(3)]));
+        let wide = world.intern_type(&TensorType::new(DType::F64, vec![Dim::constant(3)]));
+        (world, narrow, wide)
+    }
+
+    fn constant_of(ty: TypeId, value: f64) -> Data {
+        let facts = Facts { uniform: Some(Scalar::Float(value)), ..Facts::default() };
+        Data { results: vec![(ty, facts)] }
+    }
+
+    #[test]
+    fn facts_of_both_sides_hold() {
+        let (world, ty, _) = world();
+        let sums = Facts { unit_sums: 2, ..Facts::default() };
+        let sign = Facts { unit_sums: 1, nonnegative: true, ..Facts::default() };
+        let both = world.combine(&Data { results: vec![(ty, sums)] }, &Data { results: vec![(ty, sign)] });
+        let (_, facts) = both.expect("they agree").results[0];
+        assert!(facts.sums_to_one(0) && facts.sums_to_one(1) && facts.nonnegative);
+    }
+
+    #[test]
+    fn what_cannot_both_hold_is_an_error() {
+        let (world, ty, wide) = world();
+        let why = world.combine(&constant_of(ty, 1.0), &constant_of(ty, 2.0)).expect_err("1 is not 2");
+        assert_eq!(why, "the constant Float(1.0) was found equal to Float(2.0) in f32");
+        let why = world.combine(&constant_of(ty, 1.0), &constant_of(wide, 1.0)).expect_err("types differ");
+        assert_eq!(why, "a value of type f32[3] was found equal to one of type f64[3]");
+    }
+
+    #[test]
+    fn the_last_bit_of_a_constant_does_not_depend_on_the_order() {
+        let (world, ty, _) = world();
+        let (low, high) = (0.1f64, 0.1 + 1e-8);
+        for (a, b) in [(low, high), (high, low)] {
+            let both = world.combine(&constant_of(ty, a), &constant_of(ty, b)).expect("close enough");
+            assert_eq!(both, constant_of(ty, low));
+        }
+    }
 }

@@ -11,6 +11,7 @@ pub mod emit;
 pub mod explain;
 pub mod extract;
 pub mod facts;
+mod hash;
 pub mod import;
 pub mod pattern;
 pub mod rewriter;
@@ -21,7 +22,7 @@ pub mod term;
 pub use rules::{Class, Math, Theme};
 pub use saturate::{Limits, StopReason};
 
-use crate::cost::{Cost, CostModel, default_sizes};
+use crate::cost::{Cost, CostModel, Edges, default_sizes};
 use crate::expand;
 use crate::simplify::merge_equal_nodes;
 use birkhoff_ir::diag::Diagnostic;
@@ -99,6 +100,9 @@ struct Session<'a> {
 
 struct Done {
     func: Func,
+    /// True if this is the function as it was given.
+    is_original: bool,
+    cost: Cost,
     outputs: Vec<Facts>,
     run: Run,
     n_nodes: usize,
@@ -127,13 +131,10 @@ pub fn optimize(
         options,
         cost,
     };
-    let done = session.optimize(func).map_err(refused)?;
-    let mut all = session.target;
-    all.funcs.push(done.func);
-    let (result, id) = expand::expand(&all, FuncId(all.funcs.len() as u32 - 1)).map_err(refused)?;
-    let mut report = Report {
+    let done = session.optimize(func, Some((expanded.func(place), cost_before))).map_err(refused)?;
+    let report = Report {
         cost_before,
-        cost_after: cost.price(&result, id),
+        cost_after: done.cost,
         iterations: done.run.iterations,
         n_nodes: done.n_nodes,
         n_classes: done.n_classes,
@@ -141,17 +142,20 @@ pub fn optimize(
         chain: done.chain,
         applied: session.applied,
     };
-    if report.cost_after.total > cost_before.total && options.sample.is_none() {
-        // Bodies that are cheaper alone were dearer in their place.
-        report.cost_after = cost_before;
-        report.chain.clear();
+    if done.is_original {
         return Ok(Optimized { module: expanded, func: place, report });
     }
-    Ok(Optimized { module: result, func: id, report })
+    let mut all = session.target;
+    all.funcs.push(done.func);
+    let last = FuncId(all.funcs.len() as u32 - 1);
+    // Only the bodies that are used, before the functions that use them.
+    let (module, func) = expand::expand(&all, last).map_err(refused)?;
+    Ok(Optimized { module, func, report })
 }
 
 impl Session<'_> {
-    fn optimize(&mut self, id: FuncId) -> Result<Done, String> {
+    /// `original` is the function over primitives with its price, for a function whose original form and bodies may be kept.
+    fn optimize(&mut self, id: FuncId, original: Option<(&Func, Cost)>) -> Result<Done, String> {
         let func = self.source.func(id).clone();
         let mut flat = flatten(&mut self.source, &func)?;
         for node in &mut flat.func.nodes {
@@ -163,7 +167,7 @@ impl Session<'_> {
         }
         // A loop among composites would be a loop of the source; its expansion is there anyway.
         flat.written.retain(|written| written.op.kind != OpKind::Loop);
-        self.saturated(&flat)
+        self.saturated(&flat, original)
     }
 
     /// The optimised body, put into the target once.
@@ -171,14 +175,14 @@ impl Session<'_> {
         if let Some(known) = self.done.get(&id) {
             return Ok(*known);
         }
-        let done = self.optimize(id)?;
+        let done = self.optimize(id, None)?;
         let place = append_body(&mut self.target, done.func);
         self.facts.entry(place).or_insert(done.outputs);
         self.done.insert(id, place);
         Ok(place)
     }
 
-    fn saturated(&mut self, flat: &Flat) -> Result<Done, String> {
+    fn saturated(&mut self, flat: &Flat, original: Option<(&Func, Cost)>) -> Result<Done, String> {
         let mut loaded = self.load(flat, false)?;
         let options = self.options;
         let without_rules: Vec<&str> = options.without_rules.iter().map(String::as_str).collect();
@@ -200,22 +204,24 @@ impl Session<'_> {
         let outputs = outputs.collect();
         let origins = Origins::of(graph, flat, &loaded.classes);
         let terms = Terms::of(graph, loaded.root, &origins.terms());
-        let mut candidates = vec![(merge_equal_nodes(&flat.func), None)];
-        let choices = match self.options.sample {
-            Some(seed) => {
-                candidates.clear();
-                vec![terms.sample(seed)]
-            }
-            None => WEIGHTINGS.iter().map(|weights| terms.choose(weights)).collect(),
-        };
-        for choice in choices.into_iter().flatten() {
-            let Some(func) = emit(graph, &choice, loaded.root, flat, &origins) else { continue };
-            if !candidates.iter().any(|(other, _)| *other == func) {
-                candidates.push((func, Some(choice)));
-            }
-        }
+        let mut candidates = self.candidates(&loaded, &terms, flat, &origins);
         let mut module = loaded.graph.analysis.take_module();
-        let (func, choice) = self.cheapest(&mut module, candidates);
+        let best = match original {
+            Some((func, cost)) => {
+                if options.sample.is_none() {
+                    prune(&mut module, &mut candidates);
+                }
+                let first = Priced { cost, func: func.clone(), choice: None, is_original: true };
+                self.cheapest(self.cost, &mut module, first, candidates)
+            }
+            // A body is part of a kernel, which a precise model of whole kernels cannot know.
+            None => {
+                let model = Edges::default();
+                let first = priced(&model, &mut module, (merge_equal_nodes(&flat.func), None));
+                self.cheapest(&model, &mut module, first, candidates)
+            }
+        };
+        let Priced { cost, func, choice, is_original } = best;
         self.target = module;
         self.facts = std::mem::take(&mut loaded.graph.analysis.bodies);
         let chain = match choice {
@@ -224,25 +230,41 @@ impl Session<'_> {
             }
             _ => vec![],
         };
-        Ok(Done { func, outputs, run, n_nodes, n_classes, chain })
+        Ok(Done { func, is_original, cost, outputs, run, n_nodes, n_classes, chain })
     }
 
-    /// The first of the cheapest candidates.
-    fn cheapest(
-        &self,
-        module: &mut Module,
-        candidates: Vec<(Func, Option<extract::Choice>)>,
-    ) -> (Func, Option<extract::Choice>) {
-        let mut best: Option<(f64, (Func, Option<extract::Choice>))> = None;
-        for (func, choice) in candidates {
-            module.funcs.push(func);
-            let price = self.cost.price(module, FuncId(module.funcs.len() as u32 - 1)).total;
-            let Some(func) = module.funcs.pop() else { continue };
-            if best.as_ref().is_none_or(|(least, _)| price < *least) {
-                best = Some((price, (func, choice)));
+    /// Programs that the outputs may be computed by, each once.
+    fn candidates(&self, loaded: &Loaded, terms: &Terms, flat: &Flat, origins: &Origins) -> Vec<Candidate> {
+        let choices: Vec<_> = match self.options.sample {
+            Some(seed) => vec![terms.sample(seed)],
+            None => WEIGHTINGS.iter().map(|weights| terms.choose(weights)).collect(),
+        };
+        let mut candidates: Vec<Candidate> = vec![];
+        for choice in choices.into_iter().flatten() {
+            let Some(func) = emit(&loaded.graph, &choice, loaded.root, flat, origins) else { continue };
+            if !candidates.iter().any(|(other, _)| *other == func) {
+                candidates.push((func, Some(choice)));
             }
         }
-        best.map(|(_, candidate)| candidate).unwrap_or_default()
+        candidates
+    }
+
+    /// The first of the cheapest; with a seed, the drawn one.
+    fn cheapest(
+        &self,
+        model: &dyn CostModel,
+        module: &mut Module,
+        first: Priced,
+        candidates: Vec<Candidate>,
+    ) -> Priced {
+        let mut best = first;
+        for candidate in candidates {
+            let priced = priced(model, module, candidate);
+            if priced.cost.total < best.cost.total || self.options.sample.is_some() {
+                best = priced;
+            }
+        }
+        best
     }
 
     /// The e-graph of a function.
@@ -292,6 +314,45 @@ impl Session<'_> {
         Ok(chain)
     }
 }
+
+/// A program, and the choice of terms that it comes from.
+type Candidate = (Func, Option<extract::Choice>);
+
+/// A program with its price.
+struct Priced {
+    cost: Cost,
+    func: Func,
+    choice: Option<extract::Choice>,
+    is_original: bool,
+}
+
+/// The price of a function that may use the bodies of `module`.
+fn price_in(model: &dyn CostModel, module: &mut Module, func: Func) -> (Cost, Func) {
+    module.funcs.push(func);
+    let cost = model.price(module, FuncId(module.funcs.len() as u32 - 1));
+    (cost, module.funcs.pop().unwrap_or_default())
+}
+
+fn priced(model: &dyn CostModel, module: &mut Module, (func, choice): Candidate) -> Priced {
+    let (cost, func) = price_in(model, module, func);
+    Priced { cost, func, choice, is_original: false }
+}
+
+/// Keeps the first candidate and those that [`Edges`] thinks best: a precise model takes its time.
+fn prune(module: &mut Module, candidates: &mut Vec<Candidate>) {
+    let mut estimated: Vec<(f64, usize, Candidate)> = vec![];
+    for (place, (func, choice)) in std::mem::take(candidates).into_iter().enumerate() {
+        let (cost, func) = price_in(&Edges::default(), module, func);
+        estimated.push((if place == 0 { f64::NEG_INFINITY } else { cost.total }, place, (func, choice)));
+    }
+    estimated.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    estimated.truncate(N_PRICED);
+    estimated.sort_by_key(|(_, place, _)| *place);
+    candidates.extend(estimated.into_iter().map(|(.., candidate)| candidate));
+}
+
+/// How many candidates, besides the original, the cost model is asked about.
+const N_PRICED: usize = 2;
 
 struct Loaded {
     graph: Graph,

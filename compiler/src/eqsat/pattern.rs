@@ -107,6 +107,9 @@ pub fn is_commutative(kind: OpKind) -> bool {
     )
 }
 
+/// The name under which the class of a number is kept.
+pub const NUMBER: char = '#';
+
 /// What a pattern was found to be.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Match {
@@ -301,6 +304,7 @@ fn solve(graph: &Graph, mut m: Match, goals: &[Goal<'_>], found: &mut Vec<Match>
                 None => false,
             };
             if equal {
+                m.vars.push((NUMBER, id));
                 solve(graph, m, rest, found);
             }
         }

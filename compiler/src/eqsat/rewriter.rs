@@ -5,7 +5,7 @@
 //! has no type is our fault and stops the run.
 
 use super::facts::Facts;
-use super::pattern::{Family, Match, Operands, Pattern, is_commutative};
+use super::pattern::{Family, Match, NUMBER, Operands, Pattern, is_commutative};
 use super::term::{Graph, Head, Term, data, type_of};
 use crate::cost;
 use birkhoff_ir::dim::Dim;
@@ -206,6 +206,42 @@ impl Rewriter<'_> {
         }
         let x = self.transpose(x, order)?;
         self.broadcast(x, shape.to_vec(), axes)
+    }
+
+    /// The very term that matched `pattern`, for proofs. `None` if the pattern does not name all ops that have attributes.
+    pub fn matched(&mut self, pattern: &Pattern, m: &Match) -> Option<Id> {
+        let (head, name, args) = match pattern {
+            Pattern::Var(name) => return Some(m.var(*name)),
+            Pattern::Number(_) => return Some(m.var(NUMBER)),
+            Pattern::Apply { head, name, args } => (head, name, args),
+        };
+        let mut term = match (name, head) {
+            (Some(name), _) => m.term(*name)?.clone(),
+            (None, Family::Op(kind)) if kind.attrs().is_empty() => {
+                let op = self.graph.analysis.intern_op(&Op::plain(*kind));
+                Term { head: Head::Op(*kind, op), args: vec![] }
+            }
+            _ => return None,
+        };
+        match args {
+            Operands::Any => {}
+            Operands::Some(arg) => {
+                let place = name.map_or(0, |name| m.place(name));
+                *term.args.get_mut(place)? = self.matched(arg, m)?;
+            }
+            Operands::All(args) => {
+                let ids: Option<Vec<Id>> = args.iter().map(|arg| self.matched(arg, m)).collect();
+                term.args = ids?;
+                let exchanged = name.is_some_and(|name| m.place(name) == 1);
+                if is_commutative(term.kind()?) {
+                    let sorted = self.graph.find(term.args[0]) <= self.graph.find(term.args[1]);
+                    if exchanged || (name.is_none() && !sorted) {
+                        term.args.swap(0, 1);
+                    }
+                }
+            }
+        }
+        Some(self.graph.add_uncanonical(term))
     }
 
     /// Builds the right side `pattern`: an op with a name is the one that the left side called so, with its attributes;

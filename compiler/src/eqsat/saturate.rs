@@ -4,7 +4,8 @@
 //! the rule table and of class numbers. A class is searched again only if something below it, as deep as the pattern goes, has
 //! changed. A rule with very many matches pauses for some iterations, longer each time.
 
-use super::facts::Data;
+use super::facts::{Data, Facts};
+use super::hash::FastHasher;
 use super::pattern::{Family, Match, Pattern};
 use super::rewriter::Rewriter;
 use super::rules::{self, Condition, Math, Right, Rule, Theme};
@@ -12,7 +13,6 @@ use super::term::{Graph, Head, Term};
 use birkhoff_ir::tensor::OpKind;
 use egg::Id;
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
@@ -191,21 +191,33 @@ fn apply_one(graph: &mut Graph, compiled: &Compiled, m: &Match) -> bool {
         (Right::Term(_), Some(pattern)) => cx.instantiate(pattern, m),
         (Right::Built(_, build), _) => build(&mut cx, m),
         (Right::Fact(_, note), _) => {
-            let Some(facts) = note(&mut cx, m) else { return false };
-            let mut data: Data = cx.graph[m.root].data.clone();
-            let Some((_, known)) = data.results.first_mut() else { return false };
-            let before = *known;
-            known.unit_sums |= facts.unit_sums;
-            known.nonnegative |= facts.nonnegative;
-            let is_new = *known != before;
-            if is_new {
-                cx.graph.set_analysis_data(m.root, data);
-            }
-            return is_new;
+            let facts = note(&mut cx, m);
+            return facts
+                .into_iter()
+                .fold(false, |changed, (id, facts)| learn(cx.graph, id, facts) || changed);
         }
         (Right::Term(_), None) => None,
     };
-    built.is_some_and(|id| cx.union(m.root, id, compiled.rule.name))
+    let Some(right) = built else { return false };
+    // A proof needs the very term that matched; the classes alone say less.
+    let explained = cx.graph.are_explanations_enabled();
+    let left = if explained { cx.matched(&compiled.left, m) } else { None };
+    cx.union(left.unwrap_or(m.root), right, compiled.rule.name)
+}
+
+/// Adds facts to a class. True if some are new.
+fn learn(graph: &mut Graph, id: Id, facts: Facts) -> bool {
+    let mut data: Data = graph[id].data.clone();
+    let Some((_, known)) = data.results.first_mut() else { return false };
+    let before = *known;
+    known.unit_sums |= facts.unit_sums;
+    known.nonnegative |= facts.nonnegative;
+    known.normalised |= facts.normalised;
+    let is_new = *known != before;
+    if is_new {
+        graph.set_analysis_data(id, data);
+    }
+    is_new
 }
 
 /// The graph as it is at the start of an iteration.
@@ -224,10 +236,11 @@ impl View {
         let mut next = BTreeMap::new();
         for id in &ids {
             let class = &graph[*id];
-            let mut hasher = DefaultHasher::new();
+            let mut hasher = FastHasher::default();
             class.nodes.hash(&mut hasher);
             for (_, facts) in &class.data.results {
-                (facts.unit_sums, facts.nonnegative, facts.uniform.is_some()).hash(&mut hasher);
+                (facts.unit_sums, facts.nonnegative, facts.normalised, facts.uniform.is_some())
+                    .hash(&mut hasher);
             }
             let stamp = hasher.finish();
             if stamps.get(id) != Some(&stamp) {

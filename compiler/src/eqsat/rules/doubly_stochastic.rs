@@ -26,7 +26,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule::built(
         "unit-normaliser",
-        "(div ?y (broadcast (reduce_sum@s ?p)))",
+        "(div ?y (broadcast@b (reduce_sum@s ?p)))",
         ("y", |cx, m| sums_to_one(cx, m).then(|| m.var('y'))),
         Reassociates,
         "Dividing by the sums of a matrix of unit sums does nothing: normalising twice, or a barycentric map of exact rows.",
@@ -47,13 +47,17 @@ pub const RULES: &[Rule] = &[
     ),
 ];
 
-fn divided_by_own_sum(cx: &mut Rewriter<'_>, m: &Match) -> Option<Facts> {
-    let (sum, broadcast) = (cx.op(m, 's')?, cx.op(m, 'b')?);
-    let [axis] = sum.axes("axes") else { return None };
+fn divided_by_own_sum(cx: &mut Rewriter<'_>, m: &Match) -> Vec<(Id, Facts)> {
+    let (Some(sum), Some(broadcast)) = (cx.op(m, 's'), cx.op(m, 'b')) else { return vec![] };
+    let [axis] = sum.axes("axes") else { return vec![] };
     let rank = broadcast.dims("shape").len() as u32;
     let others: Vec<u32> = (0..rank).filter(|other| other != axis).collect();
-    (broadcast.axes("axes") == others && *axis < 32)
-        .then(|| Facts { unit_sums: 1 << axis, ..Facts::default() })
+    if broadcast.axes("axes") != others || *axis >= 32 {
+        return vec![];
+    }
+    let unit = Facts { unit_sums: 1 << axis, normalised: true, ..Facts::default() };
+    // The numerator is the same matrix before its rows were scaled: sums of it are measurements as well.
+    vec![(m.root, unit), (m.var('x'), Facts { normalised: true, ..Facts::default() })]
 }
 
 fn sums_to_one(cx: &Rewriter<'_>, m: &Match) -> bool {
@@ -79,7 +83,7 @@ fn mixing(cx: &Rewriter<'_>, m: &Match) -> Option<(Contraction, char)> {
                 && matrix.iter().all(|other| other == *label || data.contains(other))
         });
         // A product with another such matrix, or with constants, is a measurement.
-        let measured = other.unit_sums != 0 || other.uniform.is_some();
+        let measured = other.normalised || other.uniform.is_some();
         if let Some((_, label)) = found
             && !measured
         {

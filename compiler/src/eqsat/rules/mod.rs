@@ -72,8 +72,8 @@ pub enum Theme {
 /// Builds the right side; `None` where the rule does not apply.
 pub type Build = fn(&mut Rewriter<'_>, &Match) -> Option<Id>;
 
-/// Finds facts about the root of a match.
-pub type Note = fn(&mut Rewriter<'_>, &Match) -> Option<Facts>;
+/// Finds facts about classes of a match.
+pub type Note = fn(&mut Rewriter<'_>, &Match) -> Vec<(Id, Facts)>;
 
 /// Decides whether a match counts.
 pub type When = fn(&Rewriter<'_>, &Match) -> bool;
@@ -85,7 +85,7 @@ pub enum Right {
     Term(&'static str),
     /// A function, where attributes must be computed; the text says what it builds.
     Built(&'static str, Build),
-    /// No term: a fact about the left side.
+    /// No term: facts about the left side.
     Fact(&'static str, Note),
 }
 

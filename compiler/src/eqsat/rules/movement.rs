@@ -13,15 +13,16 @@ use std::ops::Range;
 
 /// The rows.
 pub const RULES: &[Rule] = &[
-    Rule::term("drop-broadcast", "(broadcast ?x)", "?x", Exact, "Nothing is repeated.")
+    Rule::term("drop-broadcast", "(broadcast@b ?x)", "?x", Exact, "Nothing is repeated.")
         .when("the type stays", same_type),
-    Rule::term("drop-reshape", "(reshape ?x)", "?x", Exact, "The shape stays.")
+    Rule::term("drop-reshape", "(reshape@r ?x)", "?x", Exact, "The shape stays.")
         .when("the type stays", same_type),
-    Rule::term("drop-slice", "(slice ?x)", "?x", Exact, "All of it is taken.")
+    Rule::term("drop-slice", "(slice@s ?x)", "?x", Exact, "All of it is taken.")
         .when("the type stays", same_type),
-    Rule::term("drop-concat", "(concat ?x)", "?x", Exact, "There is only one operand."),
-    Rule::term("drop-pad", "(pad ?x ?v)", "?x", Exact, "Nothing is added.").when("the type stays", same_type),
-    Rule::term("drop-convert", "(convert ?x)", "?x", Exact, "It has that dtype.")
+    Rule::term("drop-concat", "(concat@c ?x)", "?x", Exact, "There is only one operand."),
+    Rule::term("drop-pad", "(pad@p ?x ?v)", "?x", Exact, "Nothing is added.")
+        .when("the type stays", same_type),
+    Rule::term("drop-convert", "(convert@c ?x)", "?x", Exact, "It has that dtype.")
         .when("the type stays", same_type),
     Rule::term("drop-transpose", "(transpose@t ?x)", "?x", Exact, "No axis moves.")
         .when("axes stay", axes_stay),
@@ -48,7 +49,7 @@ pub const RULES: &[Rule] = &[
     ),
     Rule::built(
         "reshape-of-reshape",
-        "(reshape@b (reshape ?x))",
+        "(reshape@b (reshape@a ?x))",
         ("the outer reshape", reshape_of_reshape),
         Exact,
         "The shape in between does not matter.",
