@@ -48,7 +48,8 @@ fn check(module: &Module, dims: &[(&str, i64)], run_time: &[(&str, i64)], tol: f
         let scale = want.iter().fold(1e-30f64, |max, value| max.max(value.abs()));
         assert_eq!(got.len(), want.len());
         for (idx, (got, want)) in got.iter().zip(&want).enumerate() {
-            let close = (got - want).abs() <= tol * scale + 1e-6 || (got.is_nan() && want.is_nan()) || got == want;
+            let close =
+                (got - want).abs() <= tol * scale + 1e-6 || (got.is_nan() && want.is_nan()) || got == want;
             assert!(
                 close,
                 "{}[{idx}]: expected {want}, found {got}\n{}",

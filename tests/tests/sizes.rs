@@ -10,7 +10,8 @@ fn load(name: &str) -> Spec {
 fn outputs(spec: &Spec, options: &Options, n_tokens: i64) -> Vec<(String, Vec<u8>, Vec<f64>)> {
     let function = compile(spec, options).unwrap_or_else(|error| panic!("{error}"));
     let sized = spec.clone().dim("T", n_tokens);
-    let drawn = compile(&sized, &Options { target: Target::Eval, ..options.clone() }).unwrap_or_else(|error| panic!("{error}"));
+    let drawn = compile(&sized, &Options { target: Target::Eval, ..options.clone() })
+        .unwrap_or_else(|error| panic!("{error}"));
     let buffers = drawn.random_inputs(3).unwrap_or_else(|error| panic!("{error}"));
     let names = function.signature().input_names();
     let mut inputs = Inputs::new();
@@ -34,7 +35,10 @@ fn assert_close(spec: &Spec, n_tokens: i64, what: &str) {
     for ((name, _, found), (_, _, expected)) in cpu.iter().zip(&eval) {
         let scale = expected.iter().fold(1e-12f64, |max, value| max.max(value.abs()));
         let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        assert!(worst <= 1e-5 * scale, "{what}, T = {n_tokens}: {name} is {worst} off, at a scale of {scale}");
+        assert!(
+            worst <= 1e-5 * scale,
+            "{what}, T = {n_tokens}: {name} is {worst} off, at a scale of {scale}"
+        );
     }
 }
 
@@ -55,7 +59,11 @@ fn paper_and_tile_layers() {
 #[test]
 fn wide_layer() {
     for (n, n_tokens) in [(4, 37), (3, 1)] {
-        assert_close(&load("mhc_paper.toml").dim("n", n).dim("C", 2560), n_tokens, &format!("n = {n}, C = 2560"));
+        assert_close(
+            &load("mhc_paper.toml").dim("n", n).dim("C", 2560),
+            n_tokens,
+            &format!("n = {n}, C = 2560"),
+        );
     }
 }
 
@@ -63,7 +71,7 @@ fn wide_layer() {
 fn results_do_not_depend_on_threads() {
     let spec = load("mhc_paper.toml").dim("n", 4).dim("C", 100);
     let on = |threads: usize| {
-        let pool = Pool::new(threads).unwrap_or_else(|error| panic!("{error}"));
+        let pool = Pool::new(threads).expect("threads can be had");
         outputs(&spec, &Options { pool: Some(pool), ..Options::default() }, 1024)
     };
     let one = on(1);

@@ -48,7 +48,8 @@ fn texts_parse_again() {
     for name in ["mhc_paper.toml", "mhc_tile.toml", "sinkhorn_paper.toml", "sinkhorn_log.toml"] {
         for stage in [Stage::Tensor, Stage::Eqsat, Stage::Plan] {
             let print = |spec: &Spec| {
-                stage_text(spec, &Options::default(), stage, &mut |_| ()).unwrap_or_else(|error| panic!("{error}"))
+                stage_text(spec, &Options::default(), stage, &mut |_| ())
+                    .unwrap_or_else(|error| panic!("{error}"))
             };
             let text = print(&spec(name));
             if stage == Stage::Eqsat {
@@ -56,7 +57,8 @@ fn texts_parse_again() {
                 birkhoff_ir::tensor::text::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
                 continue;
             }
-            let again = Spec::parse(birkhoff::Syntax::Ir, "again.bir", &text).unwrap_or_else(|error| panic!("{error}"));
+            let again = Spec::parse(birkhoff::Syntax::Ir, "again.bir", &text)
+                .unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(print(&again), text, "{name}, {}", stage.name());
         }
     }

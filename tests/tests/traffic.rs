@@ -1,6 +1,6 @@
 //! Bytes: what the schedule predicts, what the kernel evaluator counts, and what is compulsory.
 
-use birkhoff::{Options, Spec, lower, Stage};
+use birkhoff::{Options, Spec, Stage, lower};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel::eval::Array;
 use birkhoff_ir::plan::{BufferKind, Program, eval, traffic};
@@ -49,7 +49,8 @@ fn the_layer_moves_what_is_compulsory() {
     };
     let streams: u64 = ["x", "y", "h", "out"].into_iter().map(edge).sum();
     assert_eq!(streams, n_tokens * (2 * n * width + 2 * width) * 4);
-    let parameters: u64 = ["phi", "a_pre", "a_post", "a_res", "b_pre", "b_post", "b_res"].into_iter().map(edge).sum();
+    let parameters: u64 =
+        ["phi", "a_pre", "a_post", "a_res", "b_pre", "b_post", "b_res"].into_iter().map(edge).sum();
     assert_eq!(parameters, 4 * (n * width * (n * n + 2 * n) + 3 + 2 * n + n * n));
     assert_eq!(moved.edge_bytes(), streams + parameters, "nothing else is touched");
     // Each output element is stored once.
@@ -82,8 +83,12 @@ fn predictions_hold_for_other_kernels_and_tails() {
 /// A layer written in primitives alone becomes the very kernels of the one written with composites.
 #[test]
 fn primitives_and_composites_become_the_same_kernels() {
-    let spec = Spec::load(folder("specs").join("mhc_paper.toml")).expect("the spec is there").dim("n", 4).dim("C", 100);
-    let stages = lower(&spec, &Options::default(), Stage::Tensor, &mut |_| ()).unwrap_or_else(|error| panic!("{error}"));
+    let spec = Spec::load(folder("specs").join("mhc_paper.toml"))
+        .expect("the spec is there")
+        .dim("n", 4)
+        .dim("C", 100);
+    let stages = lower(&spec, &Options::default(), Stage::Tensor, &mut |_| ())
+        .unwrap_or_else(|error| panic!("{error}"));
     let (module, func) = stages.tensor.expect("a module");
     let (flat, id) = birkhoff_compiler::expand::expand(&module, func).expect("expands");
     assert!(flat.func(id).nodes.iter().all(|node| !node.op.kind.is_composite()));

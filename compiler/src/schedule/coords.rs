@@ -110,7 +110,7 @@ fn is_below(cx: &dyn IndexCx, index: &Index, bound: &Dim) -> bool {
 }
 
 /// The coordinates in operand `pos` of `node` for the element `coords` of its result (and `sums`, one index per summed axis
-/// or label, in the order of [`summed_axes`]).
+/// or label, in the order of [`summed_extents`]).
 ///
 /// Only for nodes whose result elements each read one element of each operand per summed place: everything but `pad`,
 /// `concat`, `gather`, loops and factorisations, which have no such place.

@@ -183,7 +183,7 @@ op_table! {
     Norm "norm" Fixed(&["x"]), [], Composite(composites::norms::norm);
 
     // ---- composites: doubly stochastic matrices ---------------------------------------------------------------------
-    /// Sinkhorn normalisation of `m: [.., n, n]` towards a doubly stochastic matrix (MATH.md 3). *rows* divides each row by
+    /// Sinkhorn normalisation of `m: [.., n, n]` towards a doubly stochastic matrix (docs/MATHEMATICS.md 3). *rows* divides each row by
     /// its sum (over the last axis) plus `eps`, *columns* each column.
     /// `form = exp`: `e^(m/tau - shift)`, then `iters` times `first` and then the other; `shift` is the maximum of each
     /// `columns` or `rows`, of the `matrix`, or `none`; with `stop_shift` no gradient flows through it.
@@ -206,18 +206,18 @@ op_table! {
         [orientation: Word(&["target_rows", "source_rows"]), = "target_rows";], Composite(composites::streams::stream_mix);
     /// The branch input: `h[t,c] = sum_i pre[t,i] x[t,i,c]`; `pre: [T,n]` or `[n]`, `x: [T,n,C]`.
     StreamPre "stream_pre" Fixed(&["pre", "x"]), [], Composite(composites::streams::stream_pre);
-    /// `x[t,i,c] = h[t,c]` for `n` streams (MATH.md 4).
+    /// `x[t,i,c] = h[t,c]` for `n` streams (docs/MATHEMATICS.md 4).
     StreamExpand "stream_expand" Fixed(&["h"]), [n: AttrKind::Dim;], Composite(composites::streams::stream_expand);
-    /// Streams summed or averaged: `[T,n,C] -> [T,C]` (MATH.md 5).
+    /// Streams summed or averaged: `[T,n,C] -> [T,C]` (docs/MATHEMATICS.md 5).
     StreamReduce "stream_reduce" Fixed(&["x"]), [by: Word(&["sum", "mean"]), = "sum";],
         Composite(composites::streams::stream_reduce);
-    /// `sum_k softmax(a)_k P_k` over permutation matrices `p: [K,n,n]`; `a: [.., K]` (MATH.md 5).
+    /// `sum_k softmax(a)_k P_k` over permutation matrices `p: [K,n,n]`; `a: [.., K]` (docs/MATHEMATICS.md 5).
     BirkhoffMixture "birkhoff_mixture" Fixed(&["a", "p"]), [], Composite(composites::streams::birkhoff_mixture);
     /// The orthogonal factor of `w: [.., n, n]` by `iters` cubic Newton-Schulz steps `x <- 1.5 x - 0.5 x x^T x` from
-    /// `w/|w|_F` (MATH.md 5 and 14).
+    /// `w/|w|_F` (docs/MATHEMATICS.md 5 and 14).
     NewtonSchulz "newton_schulz" Fixed(&["w"]), [iters: Int;], Composite(composites::streams::newton_schulz);
 
-    // ---- composites: Riemannian maps of curvature k (MATH.md 20 to 22) -----------------------------------------------
+    // ---- composites: Riemannian maps of curvature k (docs/MATHEMATICS.md 20 to 22) -----------------------------------------------
     /// `tanh(sqrt(-k) x)/sqrt(-k)`, `x` or `tan(sqrt(k) x)/sqrt(k)` for `k` below, at or above 0, smooth in `k` through 0 by
     /// a series in `k x^2`. `x`, `k` of one shape.
     TanK "tan_k" Fixed(&["x", "k"]), [], Composite(composites::riemann::tan_k);
@@ -236,7 +236,7 @@ op_table! {
     /// Parallel transport of `v` from `x` to `y`: `gyr[y,-x] v lambda_x/lambda_y`.
     Transport "transport" Fixed(&["x", "y", "v", "k"]), [], Composite(composites::riemann::transport);
 
-    // ---- composites: transport (MATH.md 15, 16) ------------------------------------------------------------------------
+    // ---- composites: transport (docs/MATHEMATICS.md 15, 16) ------------------------------------------------------------------------
     /// `c[i,j] = max(|x_i|^2 + |y_j|^2 - 2 x_i.y_j, 0)` for `metric = sq_euclidean`, `2 - 2 cos(x_i, y_j)` for `cosine`:
     /// `[N,d], [M,d] -> [N,M]`.
     PairwiseCost "pairwise_cost" Fixed(&["x", "y"]), [metric: Word(&["sq_euclidean", "cosine"]), = "sq_euclidean";],

@@ -1,4 +1,4 @@
-//! Exponential and logarithmic maps of the stereographic model (MATH.md 20 to 22).
+//! Exponential and logarithmic maps of the stereographic model (docs/MATHEMATICS.md 20 to 22).
 //!
 //! At positive curvature they are inverse only within the injectivity radius: those rows ask for a curvature that is known
 //! not to be positive. Near the boundary of the ball `tanh` saturates, which is why they are approximate.

@@ -142,7 +142,7 @@ pub fn stored(b: &mut Builder<'_>, stack: &Stack, name: &str, value: ValueId) ->
 }
 
 /// All layers as a loop over their stacked parameters: `out`, what is wanted of every layer, and the depth product
-/// `prod = res_L .. res_1` with its gains (MATH.md 6).
+/// `prod = res_L .. res_1` with its gains (docs/MATHEMATICS.md 6).
 pub fn layers(
     b: &mut Builder<'_>,
     stack: &Stack,

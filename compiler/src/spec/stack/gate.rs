@@ -1,5 +1,5 @@
 //! Coefficients: from streams to `pre`, `post`, `res` and `mix`, in the order of the formulas: normalise, project, scale,
-//! shift, apply the function (MATH.md 2, 4, 5).
+//! shift, apply the function (docs/MATHEMATICS.md 2, 4, 5).
 
 use super::resolve::{columns, dynamic};
 use super::{Coefficient, Gate, Matrix, MatrixKind, Norm, Stack};

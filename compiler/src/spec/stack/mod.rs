@@ -1,4 +1,4 @@
-//! Stacks of layers in which a hyper-connection wraps a branch (MATH.md 2 to 6).
+//! Stacks of layers in which a hyper-connection wraps a branch (docs/MATHEMATICS.md 2 to 6).
 //!
 //! In: `[stack.NAME]`. Out: the functions that are parts of it, written in composites and primitives, in the order of the
 //! paper's formulas. Deliberately absent: any cleverness; finding the fast form is the optimiser's part.

@@ -1,4 +1,4 @@
-//! Riemannian maps of the kappa-stereographic model (MATH.md 20 to 22; Bachmann, Becigneul and Ganea 2020).
+//! Riemannian maps of the kappa-stereographic model (docs/MATHEMATICS.md 20 to 22; Bachmann, Becigneul and Ganea 2020).
 //!
 //! Points are `[.., d]`; the curvature `k` has the shape of the leading axes or of the first of them.
 

@@ -1,4 +1,4 @@
-//! Residual streams: mixing, reading, expanding, and matrices to mix them with (MATH.md 1 to 5).
+//! Residual streams: mixing, reading, expanding, and matrices to mix them with (docs/MATHEMATICS.md 1 to 5).
 
 use super::{Expanded, call, contract, norms, single};
 use crate::scalar::ScalarOp;

@@ -1,4 +1,4 @@
-//! Entropic optimal transport in the log domain (MATH.md 15, 16; Peyre and Cuturi 2019, section 4.4).
+//! Entropic optimal transport in the log domain (docs/MATHEMATICS.md 15, 16; Peyre and Cuturi 2019, section 4.4).
 
 use super::{Expanded, contract, norms, single};
 use crate::dtype::DType;
