@@ -246,6 +246,12 @@ static ROWS: &[Row] = &[
         "o = einsum(\"tk,ko->to\", x * broadcast(r, shape=[T,C], axes=[0]), w)",
     ),
     (
+        "scale-past-weight",
+        &[],
+        "x: f32[T,C], r: f32[T], g: f32[C], w: f32[C,n]",
+        "o = einsum(\"tk,ko->to\", x * broadcast(r, shape=[T,C], axes=[0]) * broadcast(g, shape=[T,C], axes=[1]), w)",
+    ),
+    (
         "weight-into-operand",
         &[],
         "x: f32[64,C], g: f32[C], w: f32[C,n]",

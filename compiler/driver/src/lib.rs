@@ -67,3 +67,8 @@ pub use spec::{Content, Spec, Syntax, Value};
 pub use stage_text::{schedule_of, stage_text};
 pub use target::Target;
 pub use template::Template;
+
+/// The README's example is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct ReadmeExamples;

@@ -44,6 +44,13 @@ pub const RULES: &[Rule] = &[
         "A factor that does not depend on the summed axes scales the result.",
     ),
     Rule::built(
+        "scale-past-weight",
+        "(contract@c .. (mul (mul ?x (broadcast@b ?r)) ?g) ..)",
+        ("a scaled contraction of the weighted operand", factor_past_weight),
+        Reassociates,
+        "A factor that does not depend on the summed axes moves past a weight that does: the norm leaves, its weight stays.",
+    ),
+    Rule::built(
         "weight-into-operand",
         "(contract@c .. (mul ?x (broadcast@b ?r)) ..)",
         ("the other operand scaled", fold_weight),
@@ -138,13 +145,23 @@ fn labels_of_factor(cx: &Rewriter<'_>, m: &Match, labels: &[char]) -> Option<Vec
 }
 
 fn factor(cx: &mut Rewriter<'_>, m: &Match, op: ScalarOp) -> Option<Id> {
+    factor_of(cx, m, op, m.var('x'))
+}
+
+fn factor_past_weight(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
+    let weighted = cx.scalar(ScalarOp::Mul, &[m.var('x'), m.var('g')])?;
+    factor_of(cx, m, ScalarOp::Mul, weighted)
+}
+
+/// The contraction of `rest` in the place of the matched operand, joined with the factor `r` by `op`.
+fn factor_of(cx: &mut Rewriter<'_>, m: &Match, op: ScalarOp, rest: Id) -> Option<Id> {
     let mut spec = cx.contraction_of(m, 'c')?;
     let place = m.place('c');
     let labels = labels_of_factor(cx, m, &spec.inputs[place].0)?;
     if !labels.iter().all(|label| spec.output.contains(label)) {
         return None;
     }
-    spec.inputs[place].1 = m.var('x');
+    spec.inputs[place].1 = rest;
     let shape = cx.ty(m.root)?.shape;
     let rows = cx.spread(m.var('r'), &labels, &spec.output, &shape)?;
     let plain = cx.contract(&spec)?;
