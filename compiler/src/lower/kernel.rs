@@ -151,7 +151,7 @@ impl KernelLowering<'_, '_> {
         for (pos, class) in cluster.batch.iter().enumerate() {
             let extent = self.cx.walk.axes.extent(*class).clone();
             let tile = if pos == last { self.tile_size(cluster, *class) } else { 1 };
-            let name = self.axis_name(cluster, *class, &extent);
+            let name = self.axis_name(&extent);
             let (base, _) = self.lowering.emitter.grid_axis(&name, extent, tile as u32);
             self.lowering.batch.push((*class, base));
             self.lowering.at.insert(*class, Index::var(base));
@@ -162,7 +162,7 @@ impl KernelLowering<'_, '_> {
         }
     }
 
-    fn axis_name(&mut self, _cluster: &Cluster, _class: Class, extent: &Dim) -> String {
+    fn axis_name(&mut self, extent: &Dim) -> String {
         let name = extent.as_sym().map_or("b".to_string(), |sym| sym.to_lowercase());
         unique_name(&mut self.names, &name).to_string()
     }

@@ -6,7 +6,7 @@
 use crate::cost::{Cost, CostModel, default_sizes, scalar_weight};
 use crate::schedule::Target;
 use birkhoff_ir::dim::{Dim, SizeEnv};
-use birkhoff_ir::kernel::{Block, ForKind, Func, Index, Inst, Mem, Stmt, Var};
+use birkhoff_ir::kernel::{Block, ForKind, Func, Index, Inst, Stmt, Var};
 use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::{FuncId, Module};
@@ -106,7 +106,7 @@ impl InstructionWalk<'_> {
                     self.note(*var, inst);
                     vectors * self.inst_weight(*var, inst, lanes)
                 }
-                Stmt::Store { mem, index, .. } => vectors * access_weight(*mem, index, lanes, self.native),
+                Stmt::Store { index, .. } => vectors * access_weight(index, lanes, self.native),
                 Stmt::Accum { .. } => vectors,
                 Stmt::Stage(_, body) => self.block(body, lanes),
                 Stmt::Decl(_) => 0.0,
@@ -149,13 +149,13 @@ impl InstructionWalk<'_> {
             Inst::Scalar(op, _) => wide * scalar_weight(*op),
             Inst::Fma(..) | Inst::Convert(_) | Inst::Bitcast(_) => wide,
             Inst::Round(..) => 6.0,
-            Inst::Load(mem, index) => wide * access_weight(*mem, index, lanes, self.native),
+            Inst::Load(_, index) => wide * access_weight(index, lanes, self.native),
         }
     }
 }
 
 /// A vector access is one instruction if its elements are neighbours or one; else one per element.
-fn access_weight(_mem: Mem, index: &[Index], lanes: Option<(f64, Var)>, native: f64) -> f64 {
+fn access_weight(index: &[Index], lanes: Option<(f64, Var)>, native: f64) -> f64 {
     let Some((_, lane)) = lanes else { return 0.5 };
     let coeff = |index: &Index| index.coeff(lane);
     let is_outer = index.iter().rev().skip(1).any(|index| !coeff(index).is_const(0));
