@@ -207,7 +207,8 @@ impl KernelLowering<'_, '_> {
             for value in self.kept_operands(node) {
                 let Source::Node(def, _) = graph.values[value].source else { continue };
                 let Some(&(def_home, def_tokens)) = homes.get(&def) else { continue };
-                if def_home != home || is_staged {
+                // Registers hold no stack: an iteration reads a slice by its number.
+                if def_home != home || is_staged || self.is_stack(value) {
                     wanted.insert(value);
                 }
                 if is_tokens || def_tokens {
@@ -239,6 +240,13 @@ impl KernelLowering<'_, '_> {
             },
             _ => false,
         }
+    }
+
+    /// True if a loop on chip puts `value` together from slices.
+    fn is_stack(&self, value: V) -> bool {
+        let graph = self.cx.walk.graph;
+        let Source::Node(def, idx) = graph.values[value].source else { return false };
+        graph.nodes[def].body.is_some_and(|body| idx >= graph.regions[body].n_carry)
     }
 
     /// Anchors' values that `node` (with its body, if that stays in registers) reads through inlined nodes.
@@ -338,16 +346,8 @@ impl KernelLowering<'_, '_> {
         self.lowering.close();
         for node in &stage.anchors {
             for value in graph.nodes[*node].results.clone() {
-                self.make_readable(value);
+                self.lowering.make_readable(value);
             }
-        }
-    }
-
-    /// From here on `value` is loaded from its tile memory, if it has some.
-    fn make_readable(&mut self, value: V) {
-        let places = self.lowering.writable.get(&value).cloned().unwrap_or_default();
-        if let Some(place) = places.into_iter().find(|place| matches!(place, Place::Local { .. })) {
-            self.lowering.readable.insert(value, place);
         }
     }
 
@@ -416,7 +416,7 @@ impl KernelLowering<'_, '_> {
             }
         }
         for result in &gnode.results[region.n_carry..] {
-            self.make_readable(*result);
+            self.lowering.make_readable(*result);
         }
     }
 

@@ -136,6 +136,9 @@ impl Lowering<'_> {
                 this.store_all(*result, coords, var);
             });
         }
+        for stack in gnode.results.iter().skip(region.n_carry) {
+            self.make_readable(*stack);
+        }
     }
 
     /// Writes this iteration's slices of the stacks among a loop's results.

@@ -150,6 +150,14 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// From here on `value` is loaded from its tile memory, if it has some.
+    pub fn make_readable(&mut self, value: V) {
+        let places = self.writable.get(&value).cloned().unwrap_or_default();
+        if let Some(place) = places.into_iter().find(|place| matches!(place, Place::Local { .. })) {
+            self.readable.insert(value, place);
+        }
+    }
+
     /// Writes an element of `value` to one place.
     pub fn store_to(&mut self, place: &Place, value: V, coords: &[Index], var: Var) {
         let (mem, index) = self.place_index(place, value, coords);

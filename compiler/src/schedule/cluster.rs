@@ -39,23 +39,18 @@ pub struct LoopBatch {
 pub fn loop_batch(walk: &Walk<'_>, node: N) -> LoopBatch {
     let graph = walk.graph;
     let gnode = &graph.nodes[node];
-    let n_carry = gnode.body.map_or(0, |body| graph.regions[body].n_carry);
     let users = graph.users();
     let is_read = |value: &V| {
         !users[*value].is_empty()
             || graph.outputs.iter().any(|(_, out)| out == value)
             || graph.regions.iter().any(|region| region.outputs.contains(value))
     };
-    let own = |idx: usize, value: V| -> Vec<Class> {
-        let first = usize::from(idx >= n_carry);
-        (first..graph.values[value].ty.rank()).flat_map(|axis| walk.axes.leaves(value, axis)).collect()
-    };
     let read: Vec<Vec<Class>> = gnode
         .results
         .iter()
         .enumerate()
         .filter(|(_, value)| is_read(value))
-        .map(|(idx, value)| own(idx, *value))
+        .map(|(idx, _)| walk.of_result(node, idx))
         .collect();
     let mut classes = vec![];
     for class in read.first().into_iter().flatten() {

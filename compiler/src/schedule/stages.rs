@@ -99,8 +99,7 @@ impl Stager<'_> {
     fn items_of(&self, anchors: &[N]) -> Vec<Item> {
         let mut items: Vec<Item> = vec![];
         let mut place: BTreeMap<N, usize> = BTreeMap::new();
-        for &node in anchors {
-            let deps = self.deps(node);
+        for (node, deps) in self.in_phases(anchors) {
             let min = deps.iter().filter_map(|dep| place.get(dep).copied()).max();
             let idx = match self.walk.graph.nodes[node].body {
                 Some(body) if !self.is_token_work(node) => {
@@ -120,6 +119,47 @@ impl Stager<'_> {
             place.insert(node, idx);
         }
         items
+    }
+
+    /// Anchors of one region with those that they read, in the order of their stages: token work waits until all of it can
+    /// run that does not wait for other token work, and the nests before it are those that it waits for. So a loop and the
+    /// one that reads its stack are one stage, whatever the program computes in between.
+    fn in_phases(&self, anchors: &[N]) -> Vec<(N, BTreeSet<N>)> {
+        let inside: BTreeSet<N> = anchors.iter().copied().collect();
+        let mut deps: BTreeMap<N, BTreeSet<N>> = anchors.iter().map(|node| (*node, self.deps(*node))).collect();
+        deps.values_mut().for_each(|reads| reads.retain(|dep| inside.contains(dep)));
+        let is_tokens: BTreeMap<N, bool> =
+            anchors.iter().map(|node| (*node, self.is_token_work(*node))).collect();
+        // Nests that token work reads, directly or through other nests.
+        let mut is_awaited: BTreeSet<N> = BTreeSet::new();
+        for node in anchors.iter().rev() {
+            if is_tokens[node] || is_awaited.contains(node) {
+                is_awaited.extend(&deps[node]);
+            }
+        }
+        let mut open: Vec<N> = anchors.to_vec();
+        let mut order: Vec<(N, BTreeSet<N>)> = vec![];
+        let mut done: BTreeSet<N> = BTreeSet::new();
+        while order.len() < anchors.len() {
+            let n_done = order.len();
+            for tokens in [false, true] {
+                let waits = open.iter().any(|node| is_tokens[node]);
+                open.retain(|node| {
+                    let is_next = is_tokens[node] == tokens && (tokens || !waits || is_awaited.contains(node));
+                    if !is_next || !deps[node].is_subset(&done) {
+                        return true;
+                    }
+                    done.insert(*node);
+                    order.push((*node, deps[node].clone()));
+                    false
+                });
+            }
+            if order.len() == n_done {
+                // Anchors read only what stands before them, so this is never seen; a value would be missing, and named.
+                break;
+            }
+        }
+        order
     }
 
     /// Anchors that stand directly in a body, in order.
