@@ -245,3 +245,48 @@ fn the_layer_s_reverse_is_one_kernel() {
         }
     }
 }
+
+/// Sums over the batch: chunks in parallel, in the kernel that computes what is summed, and a second kernel for all of them.
+#[test]
+fn sums_over_the_batch_join_the_kernel_of_their_terms() {
+    let source = "
+dim T in 1..=100000 default 5
+dim C = 40
+export fn @main(%x: f32[T,C], %b: f32[C], %w: f32[C,3]) -> (
+    y: f32[T,3], mean: f32[], per_c: f32[C], per_o: f32[3], largest: f32[], grad: f32[C,3],
+) {
+  z = tanh(x + broadcast(b, shape=[T,C], axes=[1]))
+  y = contract(z, w, spec=\"tc,co->to\", dtype=f32)
+  mean = reduce_sum(z * z, axes=[0,1]) * 0.5
+  per_c = reduce_sum(z, axes=[0])
+  per_o = reduce_sum(y * y, axes=[0])
+  largest = reduce_max(y, axes=[0,1])
+  grad = contract(x, y, spec=\"tc,to->co\", dtype=f32)
+  return y = y, mean = mean, per_c = per_c, per_o = per_o, largest = largest, grad = grad
+}";
+    for n_tokens in [1, 7, 512, 2000] {
+        let program = check_text(source, &[], &[("T", n_tokens)]);
+        assert_eq!(program.kernels.len(), 2, "one with the chunks, one that adds them");
+    }
+}
+
+#[test]
+fn parameter_gradients_of_the_layer() {
+    let few = [
+        ("db_pre", "f32[n]"),
+        ("db_post", "f32[n]"),
+        ("db_res", "f32[n,n]"),
+        ("da_pre", "f32[]"),
+        ("da_post", "f32[]"),
+        ("da_res", "f32[]"),
+    ];
+    let wanted: Vec<(&str, &str)> = TOKEN_GRADS.into_iter().chain(few).collect();
+    for n_tokens in [3, 700] {
+        let program = check_text(&layer_backward(&wanted), &[("C", 20)], &[("T", n_tokens)]);
+        assert_eq!(program.kernels.len(), 2);
+        let parts = wanted.len() - TOKEN_GRADS.len();
+        assert_eq!(n_temporaries(&program), parts, "only partial sums are in memory");
+    }
+    let wanted: Vec<(&str, &str)> = wanted.into_iter().chain([("dphi", "f32[n*C,n*n+2*n]")]).collect();
+    check_text(&layer_backward(&wanted), &[("n", 2), ("C", 12)], &[("T", 300)]);
+}

@@ -38,7 +38,7 @@ impl Lowering<'_> {
                 }
                 Work::Map { to, .. } => self.token_map(*to),
                 // Slices of a token loop are written inside the loop.
-                Work::Stack { .. } => {}
+                Work::Stack { .. } | Work::Fill(_) => {}
             }
         }
     }

@@ -49,6 +49,8 @@ pub struct Lowering<'a> {
     pub batch: Vec<(Class, Var)>,
     /// The class cut into tiles of more than one place.
     pub tile_class: Option<Class>,
+    /// The number of places in the tile.
+    pub tile_count: Option<Var>,
     /// The present index of each class that a loop walks.
     pub at: BTreeMap<Class, Index>,
     /// Where values may be loaded from.
@@ -73,6 +75,7 @@ impl<'a> Lowering<'a> {
             emitter,
             batch: vec![],
             tile_class: None,
+            tile_count: None,
             at: BTreeMap::new(),
             readable: BTreeMap::new(),
             writable: BTreeMap::new(),

@@ -76,6 +76,7 @@ fn to_array(tensor: &Tensor) -> Array {
 /// Like [`check`], for a text of tensor IR.
 pub fn check_text(source: &str, dims: &[(&str, i64)], run_time: &[(&str, i64)]) -> plan::Program {
     let module = text::parse(source).unwrap_or_else(|why| panic!("{}", why.render("test.bir", source)));
-    check(&module, dims, run_time, 2e-5)
+    // Sums of thousands of terms in f32, in two orders.
+    let tol = if run_time.iter().any(|(_, size)| *size >= 300) { 2e-4 } else { 2e-5 };
+    check(&module, dims, run_time, tol)
 }
-
