@@ -106,6 +106,29 @@ impl Emitter {
         (base, count)
     }
 
+    /// Opens a loop over the tiles of a chunk of an axis: tiles `chunk`, `chunk + n_chunks`, and so on. Returns the tile's base
+    /// and count. Tiles are dealt out like this so that chunks differ by one tile at most, whatever the extent.
+    pub fn open_chunk(&mut self, chunk: Var, n_chunks: i64, extent: Dim, tile: i64) -> (Var, Var) {
+        let size = self.index(Index::constant(tile));
+        let reach = self.index(Index::constant(extent.add(&Dim::constant(tile - 1))));
+        let n_tiles = self.scalar(ScalarOp::Div, &[reach, size]);
+        let ahead = Index::var(n_tiles)
+            .add(&Index::constant(n_chunks - 1))
+            .add(&Index::var(chunk).scale(&Dim::constant(-1)));
+        let ahead = self.index(ahead);
+        let by = self.index(Index::constant(n_chunks));
+        let trip = self.scalar(ScalarOp::Div, &[ahead, by]);
+        let round = self.open_for("s", 0.into(), Index::var(trip), ForKind::Seq, None);
+        let first = Index::var(chunk)
+            .scale(&Dim::constant(tile))
+            .add(&Index::var(round).scale(&Dim::constant(tile * n_chunks)));
+        let base = self.index(first.clone());
+        let rest = self.index(Index::constant(extent.clone()).add(&first.scale(&Dim::constant(-1))));
+        let count = self.scalar(ScalarOp::Min, &[rest, size]);
+        self.bases.insert(base, extent);
+        (base, count)
+    }
+
     /// Adds a local array; registers are declared in the innermost open block.
     pub fn local(&mut self, local: Local) -> Mem {
         let is_reg = local.space == Space::Reg;

@@ -5,6 +5,7 @@ use super::nest::Work;
 use super::value::{Lowering, Place};
 use crate::schedule::Target;
 use crate::schedule::axes::Class;
+use crate::schedule::chunks::{N_CHUNKS, cut};
 use crate::schedule::cluster::Cluster;
 use crate::schedule::graph::{N, Source, V};
 use crate::schedule::stages::{Item, Lanes, Nest, Stage, StageKind, Stager};
@@ -48,10 +49,15 @@ pub fn lower(
     name: &str,
 ) -> Result<LoweredKernel, String> {
     let reads = memory_reads(cx, cluster);
+    let chunks: Vec<N> =
+        cluster.anchors.iter().copied().filter(|node| cx.walk.graph.nodes[*node].chunked).collect();
+    let mut batch: Vec<Class> =
+        chunks.iter().filter_map(|node| cut(cx.walk, *node)).map(|(chunk, _)| chunk).collect();
+    batch.extend(&cluster.batch);
     let stager = Stager {
         walk: cx.walk,
         is_anchor: cx.is_anchor,
-        batch: &cluster.batch,
+        batch: &batch,
         native_lanes: cx.target.native_lanes,
     };
     let items = stager.items(cluster);
@@ -82,9 +88,13 @@ pub fn lower(
     }
     let mut kernel =
         KernelLowering { cx, stager: &stager, lowering, reads: &reads, n_stages: 0, tile: 1, names };
-    kernel.open_grid(cluster);
+    kernel.open_grid(cluster, &chunks);
     kernel.plan_locals(&items);
-    kernel.items(&items);
+    if chunks.is_empty() {
+        kernel.items(&items);
+    } else {
+        kernel.chunked(cluster, &chunks, &items);
+    }
     match kernel.lowering.broken {
         Some(why) => Err(format!("kernel {name}: {why}")),
         None => Ok(LoweredKernel { func: kernel.lowering.emitter.finish(), reads, writes: writes.to_vec() }),
@@ -146,19 +156,75 @@ struct KernelLowering<'a, 'b> {
 }
 
 impl KernelLowering<'_, '_> {
-    fn open_grid(&mut self, cluster: &Cluster) {
+    fn open_grid(&mut self, cluster: &Cluster, chunks: &[N]) {
+        if !chunks.is_empty() {
+            return self.open_chunks(cluster, chunks);
+        }
         let last = cluster.batch.len().wrapping_sub(1);
         for (pos, class) in cluster.batch.iter().enumerate() {
             let extent = self.cx.walk.axes.extent(*class).clone();
             let tile = if pos == last { self.tile_size(cluster, *class) } else { 1 };
             let name = self.axis_name(&extent);
-            let (base, _) = self.lowering.emitter.grid_axis(&name, extent, tile as u32);
+            let (base, count) = self.lowering.emitter.grid_axis(&name, extent, tile as u32);
             self.lowering.batch.push((*class, base));
             self.lowering.at.insert(*class, Index::var(base));
             if pos == last && tile > 1 {
                 self.lowering.tile_class = Some(*class);
+                self.lowering.tile_count = Some(count);
                 self.tile = tile;
             }
+        }
+    }
+
+    /// A grid of chunks: the tiles of a chunk are a loop inside, so that the chunk's sums can be kept while it runs.
+    fn open_chunks(&mut self, cluster: &Cluster, chunks: &[N]) {
+        let name = unique_name(&mut self.names, "chunk").to_string();
+        let (chunk, _) = self.lowering.emitter.grid_axis(&name, Dim::constant(N_CHUNKS), 1);
+        for (class, _) in chunks.iter().filter_map(|node| cut(self.cx.walk, *node)) {
+            self.lowering.batch.push((class, chunk));
+            self.lowering.at.insert(class, Index::var(chunk));
+        }
+        for class in &cluster.batch {
+            // The tile's first place is known when the loop over tiles is open.
+            self.lowering.batch.push((*class, chunk));
+            self.lowering.tile_class = Some(*class);
+            self.tile = self.tile_size(cluster, *class);
+        }
+    }
+
+    /// The stages of a kernel with chunked sums: those start from nothing, grow with every tile of the chunk, and are
+    /// written to memory at the end.
+    fn chunked(&mut self, cluster: &Cluster, chunks: &[N], items: &[Item]) {
+        let graph = self.cx.walk.graph;
+        let Some((&(_, chunk), class)) = self.lowering.batch.first().zip(cluster.batch.first().copied())
+        else {
+            return;
+        };
+        let tile_class = self.lowering.tile_class.take();
+        let mut wanted = vec![];
+        for node in chunks {
+            let value = graph.nodes[*node].results[0];
+            let place = self.local_for(value, false);
+            wanted.push((value, place.clone(), self.lowering.writable.insert(value, vec![place])));
+            self.copy("start", Work::Fill(*node));
+        }
+        let extent = self.cx.walk.axes.extent(class).clone();
+        let (base, count) = self.lowering.emitter.open_chunk(chunk, N_CHUNKS, extent, self.tile);
+        self.lowering.tile_class = tile_class;
+        self.lowering.tile_count = Some(count);
+        for (batch, var) in &mut self.lowering.batch {
+            if *batch == class {
+                *var = base;
+            }
+        }
+        self.lowering.at.insert(class, Index::var(base));
+        self.items(items);
+        self.lowering.close();
+        self.lowering.tile_class = None;
+        for (value, place, memory) in wanted {
+            self.lowering.readable.insert(value, place);
+            self.lowering.writable.insert(value, memory.unwrap_or_default());
+            self.copy("parts", Work::Map { from: value, to: value });
         }
     }
 
@@ -198,7 +264,7 @@ impl KernelLowering<'_, '_> {
     fn plan_locals(&mut self, items: &[Item]) {
         let mut homes = BTreeMap::new();
         let mut n_homes = 0;
-        find_homes(self.cx.walk, items, &mut n_homes, &mut homes);
+        find_homes(self.cx.walk, items, self.lowering.tile_class, &mut n_homes, &mut homes);
         let mut wanted: BTreeSet<V> = BTreeSet::new();
         let mut in_tokens: BTreeSet<V> = BTreeSet::new();
         let graph = self.cx.walk.graph;
@@ -207,7 +273,8 @@ impl KernelLowering<'_, '_> {
             for value in self.kept_operands(node) {
                 let Source::Node(def, _) = graph.values[value].source else { continue };
                 let Some(&(def_home, def_tokens)) = homes.get(&def) else { continue };
-                if def_home != home || is_staged {
+                // Registers hold no stack: an iteration reads a slice by its number.
+                if def_home != home || is_staged || self.is_stack(value) {
                     wanted.insert(value);
                 }
                 if is_tokens || def_tokens {
@@ -239,6 +306,13 @@ impl KernelLowering<'_, '_> {
             },
             _ => false,
         }
+    }
+
+    /// True if a loop on chip puts `value` together from slices.
+    fn is_stack(&self, value: V) -> bool {
+        let graph = self.cx.walk.graph;
+        let Source::Node(def, idx) = graph.values[value].source else { return false };
+        graph.nodes[def].body.is_some_and(|body| idx >= graph.regions[body].n_carry)
     }
 
     /// Anchors' values that `node` (with its body, if that stays in registers) reads through inlined nodes.
@@ -338,16 +412,8 @@ impl KernelLowering<'_, '_> {
         self.lowering.close();
         for node in &stage.anchors {
             for value in graph.nodes[*node].results.clone() {
-                self.make_readable(value);
+                self.lowering.make_readable(value);
             }
-        }
-    }
-
-    /// From here on `value` is loaded from its tile memory, if it has some.
-    fn make_readable(&mut self, value: V) {
-        let places = self.lowering.writable.get(&value).cloned().unwrap_or_default();
-        if let Some(place) = places.into_iter().find(|place| matches!(place, Place::Local { .. })) {
-            self.lowering.readable.insert(value, place);
         }
     }
 
@@ -416,13 +482,13 @@ impl KernelLowering<'_, '_> {
             }
         }
         for result in &gnode.results[region.n_carry..] {
-            self.make_readable(*result);
+            self.lowering.make_readable(*result);
         }
     }
 
     /// A stage that writes one value where it is wanted.
     fn copy(&mut self, what: &str, work: Work) {
-        let (Work::Map { to: value, .. } | Work::Stack { from: value, .. }) = work else { return };
+        let value = self.lowering.work_value(&work);
         let all = self.cx.walk.axes.of_value(value);
         let own: Vec<Class> = all.into_iter().filter(|class| !self.stager.batch.contains(class)).collect();
         let extent = |class: &Class| self.cx.walk.axes.extent(*class).as_const();
@@ -463,15 +529,27 @@ fn tile_reads(cx: &KernelCx<'_>, node: N) -> BTreeSet<V> {
     reads
 }
 
-/// The item in which each node is computed (a number of its own), and whether that is a token stage. The body of a loop in
+/// The item in which each node is computed (a number of its own), and whether its lanes are
+/// places of the tile. The body of a loop in
 /// registers is part of its stage; a loop around stages is an item of its own, in which its operands are read.
-fn find_homes(walk: &Walk<'_>, items: &[Item], n_homes: &mut usize, homes: &mut BTreeMap<N, (usize, bool)>) {
+fn find_homes(
+    walk: &Walk<'_>,
+    items: &[Item],
+    tile: Option<Class>,
+    n_homes: &mut usize,
+    homes: &mut BTreeMap<N, (usize, bool)>,
+) {
     for item in items {
         *n_homes += 1;
         match item {
             Item::Stage(stage) => {
                 for node in &stage.anchors {
-                    let is_tokens = stage.kind == StageKind::Tokens;
+                    let is_tokens = match &stage.kind {
+                        StageKind::Tokens => true,
+                        StageKind::Nest(nest) => {
+                            matches!(nest.lanes, Lanes::Loop(class, _) if tile == Some(class))
+                        }
+                    };
                     homes.insert(*node, (*n_homes, is_tokens));
                     for inner in walk.body_nodes(*node) {
                         homes.insert(inner, (*n_homes, is_tokens));
@@ -480,7 +558,7 @@ fn find_homes(walk: &Walk<'_>, items: &[Item], n_homes: &mut usize, homes: &mut 
             }
             Item::Loop { node, items } => {
                 homes.insert(*node, (*n_homes, false));
-                find_homes(walk, items, n_homes, homes);
+                find_homes(walk, items, tile, n_homes, homes);
             }
         }
     }

@@ -40,6 +40,8 @@ pub enum Work {
     },
     /// A reduction or contraction.
     Sum(N),
+    /// What a chunked reduction starts from.
+    Fill(N),
 }
 
 /// An open accumulation.
@@ -86,8 +88,8 @@ impl Lowering<'_> {
     /// The batch class that is cut into tiles, its first place and its count.
     pub fn tile_axis(&self) -> Option<(Class, Var, Var)> {
         let class = self.tile_class?;
-        let (pos, (_, base)) = self.batch.iter().enumerate().find(|(_, (other, _))| *other == class)?;
-        Some((class, *base, self.emitter.func.grid[pos].count))
+        let (_, base) = self.batch.iter().find(|(other, _)| *other == class)?;
+        Some((class, *base, self.tile_count?))
     }
 
     /// Makes the place `token` of the tile the present one.
@@ -97,9 +99,9 @@ impl Lowering<'_> {
         }
     }
 
-    /// Emits a nest that does `work`, in order.
+    /// Emits a nest that does `work`, in order: for each place of the tile, or walking the tile itself as one of its loops.
     pub fn nest(&mut self, nest: &Nest, work: &[Work]) {
-        self.for_tokens(nest.n_tokens, &mut |this, tokens| match nest.block {
+        let mut passes = |this: &mut Self, tokens: &Tokens| match nest.block {
             None => this.nest_pass(nest, work, tokens, None),
             Some((class, size)) => {
                 let extent = this.walk.axes.extent(class).as_const().unwrap_or(0);
@@ -114,13 +116,22 @@ impl Lowering<'_> {
                     start = end;
                 }
             }
-        });
+        };
+        match self.tile_axis().filter(|(class, ..)| nest.loops.contains(class)) {
+            Some((class, base, _)) => {
+                passes(self, &vec![Index::default()]);
+                self.at.insert(class, Index::var(base));
+            }
+            None => self.for_tokens(nest.n_tokens, &mut passes),
+        }
     }
 
     /// The classes that a piece of work walks, the batch aside.
     fn classes_of(&self, work: &Work) -> Vec<Class> {
         let classes = match work {
-            Work::Map { .. } | Work::Stack { .. } => self.walk.axes.of_value(self.work_value(work)),
+            Work::Map { .. } | Work::Stack { .. } | Work::Fill(_) => {
+                self.walk.axes.of_value(self.work_value(work))
+            }
             Work::Sum(node) => self.walk.iterates(*node),
         };
         classes.into_iter().filter(|class| !self.batch.iter().any(|(batch, _)| batch == class)).collect()
@@ -133,11 +144,12 @@ impl Lowering<'_> {
         classes.into_iter().filter(|class| !self.batch.iter().any(|(batch, _)| batch == class)).collect()
     }
 
-    fn work_value(&self, work: &Work) -> V {
+    /// The value whose elements are computed.
+    pub fn work_value(&self, work: &Work) -> V {
         match work {
             Work::Map { to, .. } => *to,
             Work::Stack { from, .. } => *from,
-            Work::Sum(node) => self.walk.graph.nodes[*node].results[0],
+            Work::Sum(node) | Work::Fill(node) => self.walk.graph.nodes[*node].results[0],
         }
     }
 
@@ -176,8 +188,12 @@ impl Lowering<'_> {
             _ => ForKind::Seq,
         };
         let name = format!("i{depth}");
-        let var = self.emitter.open_for(&name, 0.into(), Index::constant(extent.clone()), kind, Some(extent));
-        let before = self.at.insert(class, Index::var(var));
+        let (end, first, extent) = match self.tile_axis().filter(|(tile, ..)| *tile == class) {
+            Some((_, base, count)) => (Index::var(count), Index::var(base), None),
+            None => (Index::constant(extent.clone()), Index::default(), Some(extent)),
+        };
+        let var = self.emitter.open_for(&name, 0.into(), end, kind, extent);
+        let before = self.at.insert(class, first.add(&Index::var(var)));
         self.nest_loops(nest, work, tokens, block, depth + 1, open);
         self.close();
         match before {
@@ -324,7 +340,7 @@ impl Lowering<'_> {
     ) {
         let accumulator = match item {
             Work::Sum(node) => open.iter().find(|accumulator| accumulator.node == *node),
-            Work::Map { .. } | Work::Stack { .. } => None,
+            Work::Map { .. } | Work::Stack { .. } | Work::Fill(_) => None,
         };
         match accumulator {
             Some(accumulator) => self.accumulate(nest, accumulator, tokens, block, lane),
@@ -347,6 +363,12 @@ impl Lowering<'_> {
                 full.extend(coords);
                 self.store_all(*stack, &full, var);
             }
+            Work::Fill(node) => {
+                let gnode = &self.walk.graph.nodes[*node];
+                let dtype = self.walk.graph.values[value].ty.dtype.compute();
+                let var = self.emitter.constant(dtype, accum_op(gnode.op.kind).identity(dtype));
+                self.store_all(value, &coords, var);
+            }
             Work::Sum(_) => {}
         }
     }
@@ -364,8 +386,11 @@ impl Lowering<'_> {
         let ranges = self.ranges(&classes, block);
         let lengths: Vec<i64> = ranges.iter().map(|(_, len)| *len).collect();
         let mut number = 0;
+        let walks_tile = self.tile_class.is_some_and(|class| nest.loops.contains(&class));
         for token in tokens {
-            self.set_token(token);
+            if !walks_tile {
+                self.set_token(token);
+            }
             for place in places(&lengths) {
                 for ((class, offset), (start, _)) in classes.iter().zip(place).zip(&ranges) {
                     self.at.insert(*class, Index::constant(start + offset));
@@ -438,11 +463,24 @@ impl Lowering<'_> {
                 let mut index = vec![Index::constant(number)];
                 index.extend(lane.clone());
                 let var = this.emitter.load_now(accumulator.mem, index);
-                let var = this.emitter.round(dtype, var);
+                let mut var = this.emitter.round(dtype, var);
                 let coords = this.coords_here(value);
+                if let Some(before) = this.chunk_so_far(accumulator.node, &coords) {
+                    let op = accum_op(this.walk.graph.nodes[accumulator.node].op.kind).combine();
+                    var = this.emitter.scalar(op, &[before, var]);
+                }
                 this.remember(value, &coords, var);
                 this.store_all(value, &coords, var);
             });
         });
+    }
+
+    /// Of a chunked sum: the element of the chunk's result after the tiles before this one.
+    fn chunk_so_far(&mut self, node: N, coords: &[Index]) -> Option<Var> {
+        let gnode = &self.walk.graph.nodes[node];
+        let value = gnode.chunked.then(|| gnode.results[0])?;
+        let place = self.writable.get(&value)?.first()?.clone();
+        let (mem, index) = self.place_index(&place, value, coords);
+        Some(self.emitter.load_now(mem, index))
     }
 }

@@ -5,6 +5,7 @@ use super::memory;
 use crate::schedule::Target;
 use crate::schedule::anchors;
 use crate::schedule::axes::Axes;
+use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
 use crate::schedule::stages::Stager;
@@ -251,7 +252,7 @@ fn place_of(places: &BTreeMap<V, Arg>, value: V) -> Result<Arg, Diagnostic> {
 fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Graph, Axes) {
     let mut opaque: BTreeSet<LoopPath> = BTreeSet::new();
     loop {
-        let graph = Graph::new(module, func, &opaque);
+        let mut graph = Graph::new(module, func, &opaque);
         let axes = Axes::new(&graph);
         let walk = Walk { graph: &graph, axes: &axes };
         let too_large = (0..graph.nodes.len())
@@ -260,7 +261,11 @@ fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Graph, Axes) {
             Some(node) => {
                 opaque.insert(graph.nodes[node].path.clone());
             }
-            None => return (graph, axes),
+            None => {
+                split_batch_sums(&mut graph);
+                let axes = Axes::new(&graph);
+                return (graph, axes);
+            }
         }
     }
 }

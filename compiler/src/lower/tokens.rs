@@ -38,7 +38,7 @@ impl Lowering<'_> {
                 }
                 Work::Map { to, .. } => self.token_map(*to),
                 // Slices of a token loop are written inside the loop.
-                Work::Stack { .. } => {}
+                Work::Stack { .. } | Work::Fill(_) => {}
             }
         }
     }
@@ -135,6 +135,9 @@ impl Lowering<'_> {
                 this.remember(*result, coords, var);
                 this.store_all(*result, coords, var);
             });
+        }
+        for stack in gnode.results.iter().skip(region.n_carry) {
+            self.make_readable(*stack);
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Lowering<'a> {
     pub batch: Vec<(Class, Var)>,
     /// The class cut into tiles of more than one place.
     pub tile_class: Option<Class>,
+    /// The number of places in the tile.
+    pub tile_count: Option<Var>,
     /// The present index of each class that a loop walks.
     pub at: BTreeMap<Class, Index>,
     /// Where values may be loaded from.
@@ -73,6 +75,7 @@ impl<'a> Lowering<'a> {
             emitter,
             batch: vec![],
             tile_class: None,
+            tile_count: None,
             at: BTreeMap::new(),
             readable: BTreeMap::new(),
             writable: BTreeMap::new(),
@@ -147,6 +150,14 @@ impl<'a> Lowering<'a> {
     pub fn store_all(&mut self, value: V, coords: &[Index], var: Var) {
         for place in self.writable.get(&value).cloned().unwrap_or_default() {
             self.store_to(&place, value, coords, var);
+        }
+    }
+
+    /// From here on `value` is loaded from its tile memory, if it has some.
+    pub fn make_readable(&mut self, value: V) {
+        let places = self.writable.get(&value).cloned().unwrap_or_default();
+        if let Some(place) = places.into_iter().find(|place| matches!(place, Place::Local { .. })) {
+            self.readable.insert(value, place);
         }
     }
 

@@ -216,7 +216,7 @@ impl Axes {
             }
             OpKind::Gather => self.relate_gather(graph, node, result),
             OpKind::ReduceSum | OpKind::ReduceProd | OpKind::ReduceMax | OpKind::ReduceMin => {
-                let (mut kept, mut summed) = (0, 0);
+                let (mut kept, mut summed) = (usize::from(gnode.chunked), 0);
                 for axis in 0..graph.values[gnode.args[0]].ty.rank() {
                     if gnode.op.axes("axes").contains(&(axis as u32)) {
                         let (x, y) = (self.summed[node][summed], self.value_axes[gnode.args[0]][axis]);
@@ -263,7 +263,7 @@ impl Axes {
         for (labels, arg) in spec.inputs.iter().zip(&gnode.args) {
             for (axis, label) in labels.iter().enumerate() {
                 if let Some(out) = spec.output.iter().position(|other| other == label) {
-                    self.union_axes(result, out, *arg, axis);
+                    self.union_axes(result, out + usize::from(gnode.chunked), *arg, axis);
                 } else if let Some(sum) = summed.iter().position(|other| other == label) {
                     let (x, y) = (self.summed[node][sum], self.value_axes[*arg][axis]);
                     self.union(x, y);

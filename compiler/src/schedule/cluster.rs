@@ -6,6 +6,7 @@
 //! same memory, else it starts a kernel.
 
 use super::axes::Class;
+use super::chunks::cut;
 use super::graph::{N, Source, V};
 use super::walk::Walk;
 use birkhoff_ir::dim::Dim;
@@ -39,23 +40,18 @@ pub struct LoopBatch {
 pub fn loop_batch(walk: &Walk<'_>, node: N) -> LoopBatch {
     let graph = walk.graph;
     let gnode = &graph.nodes[node];
-    let n_carry = gnode.body.map_or(0, |body| graph.regions[body].n_carry);
     let users = graph.users();
     let is_read = |value: &V| {
         !users[*value].is_empty()
             || graph.outputs.iter().any(|(_, out)| out == value)
             || graph.regions.iter().any(|region| region.outputs.contains(value))
     };
-    let own = |idx: usize, value: V| -> Vec<Class> {
-        let first = usize::from(idx >= n_carry);
-        (first..graph.values[value].ty.rank()).flat_map(|axis| walk.axes.leaves(value, axis)).collect()
-    };
     let read: Vec<Vec<Class>> = gnode
         .results
         .iter()
         .enumerate()
         .filter(|(_, value)| is_read(value))
-        .map(|(idx, value)| own(idx, *value))
+        .map(|(idx, _)| walk.of_result(node, idx))
         .collect();
     let mut classes = vec![];
     for class in read.first().into_iter().flatten() {
@@ -102,6 +98,9 @@ fn body_is_parallel(walk: &Walk<'_>, node: N, class: Class) -> bool {
 /// The classes along which `node` can be cut.
 fn parallel_classes(walk: &Walk<'_>, node: N) -> Vec<Class> {
     let gnode = &walk.graph.nodes[node];
+    if let Some((_, class)) = cut(walk, node) {
+        return vec![class];
+    }
     match gnode.body {
         Some(_) => loop_batch(walk, node).classes,
         None => gnode.results.first().map_or(vec![], |result| walk.axes.of_value(*result)),
@@ -121,6 +120,14 @@ pub fn is_small(walk: &Walk<'_>, node: N) -> bool {
             .body_nodes(node)
             .iter()
             .all(|inner| walk.graph.nodes[*inner].results.iter().all(|result| small(*result)))
+}
+
+/// True if the node's work is not worth a launch of its own.
+fn is_handful(walk: &Walk<'_>, node: N) -> bool {
+    const MAX_HANDFUL: i64 = 16 * 1024;
+    let iterations =
+        walk.iterates(node).iter().fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(*class)));
+    walk.graph.nodes[node].body.is_none() && iterations.as_const().is_some_and(|n| n <= MAX_HANDFUL)
 }
 
 /// Cuts the anchors into clusters.
@@ -182,7 +189,12 @@ fn candidates(
         cluster.anchors.iter().any(|other| memory_reads(walk, *other).intersection(&own).next().is_some())
     };
     let others = (earliest..clusters.len()).filter(shares);
-    for idx in producers.into_iter().chain(others) {
+    // Handfuls of work have nothing to lose but launches.
+    let is_handful = is_handful(walk, node);
+    let small = (earliest..clusters.len()).filter(|idx| {
+        is_handful && clusters[*idx].anchors.iter().all(|other| self::is_handful(walk, *other))
+    });
+    for idx in producers.into_iter().chain(others).chain(small) {
         if idx >= earliest && !clusters[idx].is_opaque && !order.contains(&idx) {
             order.push(idx);
         }

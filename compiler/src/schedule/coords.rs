@@ -127,6 +127,7 @@ pub fn operand_coords(
     let module = Module::default();
     let arg = gnode.args.get(pos).copied()?;
     let arg_shape = graph.values[arg].ty.shape.clone();
+    let coords = &coords[usize::from(gnode.chunked)..];
     match op.kind {
         OpKind::Scalar(_) | OpKind::Convert | OpKind::StopGradient => Some(coords.to_vec()),
         OpKind::Broadcast => {

@@ -51,6 +51,9 @@ pub struct GNode {
     pub region: R,
     /// The body, for a loop that stays on chip.
     pub body: Option<R>,
+    /// A reduction or contraction with one result per chunk of what it sums over, along a first axis; see
+    /// [`super::chunks`].
+    pub chunked: bool,
     /// Positions in the functions around that lead to the node.
     pub path: LoopPath,
 }
@@ -105,7 +108,8 @@ impl Graph {
         graph
     }
 
-    fn add_value(&mut self, ty: TensorType, source: Source, name: Option<Sym>) -> V {
+    /// Adds a value.
+    pub fn add_value(&mut self, ty: TensorType, source: Source, name: Option<Sym>) -> V {
         self.values.push(GValue { ty, source, name });
         self.values.len() - 1
     }
@@ -148,7 +152,15 @@ impl Graph {
                 map[result.0 as usize] = Some(new);
                 results.push(new);
             }
-            self.nodes.push(GNode { op: node.op.clone(), args, results, region, body, path: own_path });
+            self.nodes.push(GNode {
+                op: node.op.clone(),
+                args,
+                results,
+                region,
+                body,
+                chunked: false,
+                path: own_path,
+            });
         }
         source.outputs.iter().map(|out| at(&map, out.value)).collect()
     }
@@ -173,6 +185,7 @@ impl Graph {
                 results: vec![copy],
                 region,
                 body: None,
+                chunked: false,
                 path: vec![],
             });
             owned.push(copy);

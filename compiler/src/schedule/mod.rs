@@ -2,6 +2,7 @@
 
 pub mod anchors;
 pub mod axes;
+pub mod chunks;
 pub mod cluster;
 pub mod coords;
 pub mod graph;

@@ -5,6 +5,7 @@
 //! an axis of its accumulators) as lanes, and unrolls the small ones.
 
 use super::axes::Class;
+use super::chunks::cut;
 use super::cluster::{Cluster, anchor_deps};
 use super::graph::{N, R, Source, V};
 use super::walk::Walk;
@@ -18,6 +19,9 @@ pub const MAX_UNROLL: i64 = 8;
 const MAX_TOKEN_ELEMS: i64 = 256;
 /// An accumulator axis of at most this extent may be kept in registers, in blocks.
 const MAX_MEDIUM: i64 = 256;
+
+/// A chunked sum keeps at most this many accumulators in registers at once.
+const MAX_CHUNK_UNROLL: i64 = 32;
 
 /// What a kernel does, in order.
 #[derive(Clone, Debug)]
@@ -99,8 +103,7 @@ impl Stager<'_> {
     fn items_of(&self, anchors: &[N]) -> Vec<Item> {
         let mut items: Vec<Item> = vec![];
         let mut place: BTreeMap<N, usize> = BTreeMap::new();
-        for &node in anchors {
-            let deps = self.deps(node);
+        for (node, deps) in self.in_phases(anchors) {
             let min = deps.iter().filter_map(|dep| place.get(dep).copied()).max();
             let idx = match self.walk.graph.nodes[node].body {
                 Some(body) if !self.is_token_work(node) => {
@@ -120,6 +123,49 @@ impl Stager<'_> {
             place.insert(node, idx);
         }
         items
+    }
+
+    /// Anchors of one region with those that they read, in the order of their stages: token work waits until all of it can
+    /// run that does not wait for other token work, and the nests before it are those that it waits for. So a loop and the
+    /// one that reads its stack are one stage, whatever the program computes in between.
+    fn in_phases(&self, anchors: &[N]) -> Vec<(N, BTreeSet<N>)> {
+        let inside: BTreeSet<N> = anchors.iter().copied().collect();
+        let mut deps: BTreeMap<N, BTreeSet<N>> =
+            anchors.iter().map(|node| (*node, self.deps(*node))).collect();
+        deps.values_mut().for_each(|reads| reads.retain(|dep| inside.contains(dep)));
+        let is_tokens: BTreeMap<N, bool> =
+            anchors.iter().map(|node| (*node, self.is_token_work(*node))).collect();
+        // Nests that token work reads, directly or through other nests.
+        let mut is_awaited: BTreeSet<N> = BTreeSet::new();
+        for node in anchors.iter().rev() {
+            if is_tokens[node] || is_awaited.contains(node) {
+                is_awaited.extend(&deps[node]);
+            }
+        }
+        let mut open: Vec<N> = anchors.to_vec();
+        let mut order: Vec<(N, BTreeSet<N>)> = vec![];
+        let mut done: BTreeSet<N> = BTreeSet::new();
+        while order.len() < anchors.len() {
+            let n_done = order.len();
+            for tokens in [false, true] {
+                let waits = open.iter().any(|node| is_tokens[node]);
+                open.retain(|node| {
+                    let is_next =
+                        is_tokens[node] == tokens && (tokens || !waits || is_awaited.contains(node));
+                    if !is_next || !deps[node].is_subset(&done) {
+                        return true;
+                    }
+                    done.insert(*node);
+                    order.push((*node, deps[node].clone()));
+                    false
+                });
+            }
+            if order.len() == n_done {
+                // Anchors read only what stands before them, so this is never seen; a value would be missing, and named.
+                break;
+            }
+        }
+        order
     }
 
     /// Anchors that stand directly in a body, in order.
@@ -172,7 +218,8 @@ impl Stager<'_> {
             classes.iter().all(|class| self.is_small_class(*class)) && elems <= MAX_TOKEN_ELEMS
         };
         let is_factorisation = matches!(self.walk.graph.nodes[node].op.kind, OpKind::Solve | OpKind::Qr);
-        !is_factorisation && tiny(node) && self.walk.body_nodes(node).into_iter().all(tiny)
+        let is_chunked = self.walk.graph.nodes[node].chunked;
+        !is_factorisation && !is_chunked && tiny(node) && self.walk.body_nodes(node).into_iter().all(tiny)
     }
 
     /// True if `node` can be computed in the loops of `stage`, given that it reads `deps`.
@@ -234,6 +281,12 @@ impl Stager<'_> {
             classes.iter().copied().filter(|class| !self.is_small_class(*class)).collect()
         };
         let (mut large_outer, mut large_summed) = (large(&outer), large(&summed));
+        let cut = cut(self.walk, node).map(|(_, class)| class);
+        let n_outer: i64 =
+            outer.iter().map(|class| self.extent(*class).unwrap_or(i64::MAX)).fold(1, i64::saturating_mul);
+        if cut.is_some() && n_outer <= MAX_CHUNK_UNROLL {
+            large_outer.clear();
+        }
         if large_outer.is_empty() && large_summed.is_empty() {
             // Many small axes: the widest becomes the loop.
             let widest = |classes: &[Class]| classes.iter().copied().max_by_key(|class| self.extent(*class));
@@ -242,7 +295,7 @@ impl Stager<'_> {
                 large_outer.extend(widest(&outer));
             }
         }
-        let reads = self.memory_reads(node);
+        let reads = self.memory_reads(node, cut);
         let width = self.lane_width(node, !large_summed.is_empty());
         // An accumulator axis kept in registers: the innermost result axis of moderate extent, where sums are long.
         let medium = match large_outer.last() {
@@ -271,10 +324,13 @@ impl Stager<'_> {
             .into_iter()
             .min_by_key(|(cost, order, _)| (*cost, *order))
             .map_or(Lanes::None, |best| best.2);
-        let shares = reads.iter().any(|read| !self.batch.iter().any(|class| read.uses(*class)));
+        let shares =
+            cut.is_none() && reads.iter().any(|read| !self.batch.iter().any(|class| read.uses(*class)));
         let small_outer: i64 = outer
             .iter()
-            .filter(|class| self.is_small_class(**class))
+            .filter(|class| {
+                self.is_small_class(**class) || (!loops.contains(class) && Some(**class) != medium)
+            })
             .filter_map(|class| self.extent(*class))
             .product();
         let (block, n_tokens) = self.blocking(medium, lanes, shares && !large_summed.is_empty(), small_outer);
@@ -324,8 +380,9 @@ impl Stager<'_> {
         if has_accumulators { native } else { 2 * native }
     }
 
-    /// How `node` reads memory, through inlined nodes, in terms of classes.
-    fn memory_reads(&self, node: N) -> Vec<Read> {
+    /// How `node` reads memory, through inlined nodes, in terms of classes. What token work leaves in tile memory has
+    /// neighbours along `cut`, if that is the axis of the tile.
+    fn memory_reads(&self, node: N, cut: Option<Class>) -> Vec<Read> {
         let graph = self.walk.graph;
         let mut reads = vec![];
         let mut open: Vec<(N, Vec<Index>)> = vec![];
@@ -345,6 +402,15 @@ impl Stager<'_> {
                 let coords: Vec<Index> = read.into_iter().map(Option::unwrap_or_default).collect();
                 match graph.values[*arg].source {
                     Source::Node(def, _) if !self.is_anchor[def] => open.push((def, coords)),
+                    Source::Node(def, _) if cut.is_some() && self.is_token_work(def) => {
+                        let along = cut.map(|class| Index::var(Var(class as u32)));
+                        let coords: Vec<Index> = coords
+                            .into_iter()
+                            .filter(|index| Some(index) != along.as_ref())
+                            .chain(along.clone())
+                            .collect();
+                        reads.push(Read { index: coords.last().cloned(), coords });
+                    }
                     _ => reads.push(Read { index: coords.last().cloned(), coords }),
                 }
             }

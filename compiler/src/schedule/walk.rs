@@ -112,12 +112,21 @@ impl Walk<'_> {
         found
     }
 
+    /// The classes of a node's result, without the axis along which a loop on chip stacks its slices: of that axis an
+    /// iteration writes one place.
+    pub fn of_result(&self, node: N, result: usize) -> Vec<Class> {
+        let gnode = &self.graph.nodes[node];
+        let n_carry = gnode.body.map_or(usize::MAX, |body| self.graph.regions[body].n_carry);
+        let first = usize::from(result >= n_carry);
+        let value = gnode.results[result];
+        (first..self.graph.values[value].ty.rank()).flat_map(|axis| self.axes.leaves(value, axis)).collect()
+    }
+
     /// The classes that `node` walks: those of its results and those it sums over.
     pub fn iterates(&self, node: N) -> Vec<Class> {
-        let gnode = &self.graph.nodes[node];
         let mut classes: Vec<Class> = vec![];
-        for result in &gnode.results {
-            for class in self.axes.of_value(*result) {
+        for result in 0..self.graph.nodes[node].results.len() {
+            for class in self.of_result(node, result) {
                 if !classes.contains(&class) {
                     classes.push(class);
                 }
