@@ -4,6 +4,7 @@
 
 use super::norms::positive_or_one;
 use super::{Expanded, single};
+use crate::dtype::DType;
 use crate::scalar::ScalarOp;
 use crate::tensor::build::Built;
 use crate::tensor::{Op, OpKind, ValueId, build::Builder};
@@ -12,8 +13,11 @@ use crate::tensor::{Op, OpKind, ValueId, build::Builder};
 const TAN_SERIES: [f64; 6] = [1.0, 1.0 / 3.0, 2.0 / 15.0, 17.0 / 315.0, 62.0 / 2835.0, 1382.0 / 155_925.0];
 /// Coefficients of `atan(t)/t` in `t^2`.
 const ATAN_SERIES: [f64; 7] = [1.0, -1.0 / 3.0, 1.0 / 5.0, -1.0 / 7.0, 1.0 / 9.0, -1.0 / 11.0, 1.0 / 13.0];
-/// Below this `|k| x^2` the series is used: there f32 loses the derivative in `k` otherwise.
-const SERIES_BOUND: f64 = 1e-2;
+/// Below this `|k| x^2` the series is used: there the derivative in `k` loses its last digits otherwise, as many as
+/// `1 / |k| x^2` has. What the series leaves out is below the rounding of the dtype.
+fn series_bound(dtype: DType) -> f64 {
+    if dtype == DType::F64 { 1e-2 } else { 5e-2 }
+}
 
 /// `sum coeffs[i] z^i` by Horner's rule.
 pub fn polynomial(b: &mut Builder<'_>, z: ValueId, coeffs: &[f64]) -> Built {
@@ -50,7 +54,8 @@ fn trig(
     let sum = polynomial(b, z, series)?;
     let near = b.mul(x, sum)?;
     let size = b.unary(ScalarOp::Abs, z)?;
-    let bound = b.float_like(x, SERIES_BOUND)?;
+    let bound = series_bound(b.ty(x).dtype);
+    let bound = b.float_like(x, bound)?;
     let small = b.lt(size, bound)?;
     let zero = b.float_like(x, 0.0)?;
     let negative = b.lt(k, zero)?;
