@@ -6,6 +6,7 @@
 pub mod cost;
 pub mod eqsat;
 pub mod expand;
+pub mod freeze;
 pub mod lower;
 pub mod schedule;
 pub mod simplify;

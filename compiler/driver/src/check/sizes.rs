@@ -1,0 +1,103 @@
+//! Sizes small enough that a check ends in seconds.
+//!
+//! In: a spec, some of whose sizes are given. Out: the spec with all sizes given, and which of them are smaller than the spec
+//! says. Run-time sizes and open ones become a few units, as do fixed ones above [`KEPT`], where the spec is consistent then;
+//! sizes differ where they can, so that exchanged axes are seen. Assumes nothing about what a size means: proposals are
+//! tried, the first that verifies and evaluates is taken.
+
+use crate::error::Error;
+use crate::options::{Options, Stage};
+use crate::pipeline::lower;
+use crate::spec::{Content, Spec};
+use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::tensor::{DimDecl, DimKind};
+use serde::Serialize;
+
+/// Fixed sizes up to this stay as they are.
+const KEPT: i64 = 8;
+
+/// What open and large sizes become, in the order of declaration. Different ones first, then such as divide each other, then
+/// equal ones.
+const PROPOSALS: [[i64; 6]; 5] =
+    [[5, 7, 3, 6, 2, 4], [7, 6, 5, 3, 2, 2], [8, 4, 2, 6, 4, 2], [2, 4, 8, 4, 8, 2], [4, 4, 4, 4, 4, 4]];
+
+/// A size of a check.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Size {
+    /// Its name.
+    pub name: String,
+    /// The value checked with.
+    pub value: i64,
+    /// What the spec says, where that is another: its value, or the default of a run-time size.
+    pub instead_of: Option<i64>,
+}
+
+/// Picks sizes for the function that `spec` picks. Sizes in `given` stay.
+///
+/// Errors: those of the spec with the sizes that it says itself, where no proposal does.
+pub fn shrink(
+    spec: &Spec,
+    given: &SizeEnv,
+    accepts: &dyn Fn(&Spec) -> Result<(), Error>,
+) -> Result<(Spec, Vec<Size>), Error> {
+    let Content::Tensor(module) = spec.content() else { return Ok((spec.clone(), vec![])) };
+    let free: Vec<&DimDecl> = module.dims.iter().filter(|decl| !given.contains_key(&decl.name)).collect();
+    let is_large = |decl: &&DimDecl| matches!(decl.kind, DimKind::Static(Some(value)) if value > KEPT);
+    // First everything small, then the fixed sizes as they are, then all as the spec says.
+    let mut first_error = None;
+    for keeps_fixed in [false, true] {
+        let small: Vec<&DimDecl> = free
+            .iter()
+            .copied()
+            .filter(|decl| is_large(decl) && !keeps_fixed || !matches!(decl.kind, DimKind::Static(Some(_))))
+            .collect();
+        for proposal in &PROPOSALS {
+            let candidate = propose(spec, &small, proposal);
+            match accepts(&candidate) {
+                Ok(()) => return Ok((candidate.clone(), told(&candidate))),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+            if small.is_empty() {
+                break;
+            }
+        }
+    }
+    match (accepts(spec), first_error) {
+        (Ok(()), _) => Ok((spec.clone(), told(spec))),
+        (Err(error), None) => Err(error),
+        // A size that has no value says less than what is wrong at small ones.
+        (Err(error), Some(first)) => Err(if free.is_empty() { error } else { first }),
+    }
+}
+
+/// Whether the spec binds and verifies.
+pub fn binds(spec: &Spec) -> Result<(), Error> {
+    lower(spec, &Options::default(), Stage::Tensor, &mut |_| ()).map(|_| ())
+}
+
+fn propose(spec: &Spec, small: &[&DimDecl], proposal: &[i64]) -> Spec {
+    let sizes = small.iter().zip(proposal.iter().cycle());
+    sizes.fold(spec.clone(), |spec, (decl, value)| {
+        let value = match decl.kind {
+            DimKind::RunTime { lo, hi, .. } => (*value).min(hi).max(lo),
+            DimKind::Static(_) => *value,
+        };
+        spec.dim(&decl.name, value)
+    })
+}
+
+/// All sizes of a spec.
+fn told(spec: &Spec) -> Vec<Size> {
+    let Content::Tensor(module) = spec.content() else { return vec![] };
+    let given = spec.all_dims();
+    let told = module.dims.iter().filter_map(|decl| {
+        let declared = match decl.kind {
+            DimKind::Static(value) => value,
+            DimKind::RunTime { default, .. } => default,
+        };
+        let value = given.get(&decl.name).copied().or(declared)?;
+        let instead_of = declared.filter(|declared| *declared != value);
+        Some(Size { name: decl.name.to_string(), value, instead_of })
+    });
+    told.collect()
+}

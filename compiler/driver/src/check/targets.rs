@@ -1,0 +1,210 @@
+//! Targets against the evaluator.
+//!
+//! In: a spec with its gradient as one function, and inputs in the spec's types. Out: a row per target and output.
+//!
+//! The reference is the tensor evaluator with every float f64. How far a target may be from it follows from the dtype and from
+//! the evaluator itself: run with its floats rounded, it shows what rounding does to this function at this point. A target,
+//! which may add in another order, may be off by [`AMPLIFIED`] times that, plus [`UNITS`] roundings of the largest element. In
+//! f64, where there is nothing wider to compare with, the evaluator in f32 tells the same, scaled by the ratio of roundings.
+
+use super::report::{Row, Test, Worst, place};
+use crate::arrays::Inputs;
+use crate::elements::{fill, scalars};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::function::Function;
+use crate::options::Options;
+use crate::pipeline::compile;
+use crate::spec::Spec;
+use crate::target::Target;
+use birkhoff_ir::diag::{Diagnostic, ErrorKind, Span};
+use birkhoff_ir::dim::{SizeEnv, Sym};
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::tensor::eval::{Tensor, eval};
+use birkhoff_runtime::Buffer;
+
+/// How many times the evaluator's own rounding error a target may be off.
+const AMPLIFIED: f64 = 16.0;
+/// How many roundings of the largest element a target may be off.
+const UNITS: f64 = 64.0;
+
+/// A spec's function as it is compared: its values and gradients.
+pub struct Comparison<'a> {
+    /// The spec, in its own types.
+    pub spec: &'a Spec,
+    /// Inputs in the spec's types, in order.
+    pub inputs: &'a [Tensor],
+    /// Run-time sizes.
+    pub sizes: &'a SizeEnv,
+    /// The targets.
+    pub targets: &'a [Target],
+    /// How the spec is compiled.
+    pub options: &'a Options,
+}
+
+/// Results of one run, as the evaluator holds them.
+type Results = Vec<(Sym, Tensor)>;
+
+/// Compares all targets, in the spec's types and in f64.
+///
+/// Errors: those of compiling and running, but for ops that a target lacks.
+pub fn compare(comparison: &Comparison<'_>) -> Result<Vec<Row>, Error> {
+    if comparison.targets.is_empty() {
+        return Ok(vec![]);
+    }
+    let wide = comparison.spec.clone().float(DType::F64);
+    let exact = evaluated(&wide, comparison)?;
+    let own = evaluated(comparison.spec, comparison)?;
+    let single = evaluated(&comparison.spec.clone().float(DType::F32), comparison)?;
+    let scale = unit(DType::F64) / unit(DType::F32);
+    let mut rows = vec![];
+    // A spec of f64 is compared once.
+    let both = [(comparison.spec, false), (&wide, true)];
+    let all_wide = own.iter().all(|(_, tensor)| !tensor.dtype().is_float() || tensor.dtype() == DType::F64);
+    for (spec, in_f64) in both.into_iter().skip(usize::from(all_wide)) {
+        let mut compiled: Option<Function> = None;
+        for target in comparison.targets {
+            let test = Test::Target { target: *target, in_f64 };
+            let function = match of_target(spec, *target, comparison.options, compiled.as_ref()) {
+                Ok(function) => function,
+                Err(error) if is_unsupported(&error) => {
+                    let why = error.diagnostics().first().map(|first| first.message.clone());
+                    rows.push(Row::skipped(test, "", why.unwrap_or_default()));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let found = called(&function, comparison.inputs)?;
+            for (idx, (name, found)) in found.iter().enumerate() {
+                let (Some((_, exact)), Some((_, own)), Some((_, single))) =
+                    (exact.get(idx), own.get(idx), single.get(idx))
+                else {
+                    return Err(Diagnostic::verify(format!("the evaluator gives no `{name}`")).into());
+                };
+                let rounding = if in_f64 { scale * distance(single, exact) } else { distance(own, exact) };
+                rows.push(row(test.clone(), name, found, exact, rounding));
+            }
+            compiled = Some(function);
+        }
+    }
+    Ok(rows)
+}
+
+/// Half a unit in the last place of 1.
+fn unit(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::EPSILON / 2.0,
+        DType::F32 => f64::from(f32::EPSILON) / 2.0,
+        DType::Bf16 => 2f64.powi(-9),
+        DType::F16 => 2f64.powi(-12),
+        _ => 0.0,
+    }
+}
+
+/// The largest difference of two elements.
+fn distance(one: &Tensor, other: &Tensor) -> f64 {
+    let differences = one.to_f64s().into_iter().zip(other.to_f64s()).map(|(one, other)| (one - other).abs());
+    differences.filter(|difference| difference.is_finite()).fold(0.0, f64::max)
+}
+
+fn row(test: Test, name: &str, found: &Tensor, exact: &Tensor, rounding: f64) -> Row {
+    let mut row = Row::new(test, name);
+    if found.shape() != exact.shape() {
+        let (expected, found) = (exact.shape(), found.shape());
+        row.compare(Worst {
+            place: format!("shape {found:?} instead of {expected:?}"),
+            expected: f64::NAN,
+            found: f64::NAN,
+            tolerance: 0.0,
+            estimate: None,
+        });
+        return row;
+    }
+    let expected = exact.to_f64s();
+    let largest =
+        expected.iter().filter(|value| value.is_finite()).fold(0.0, |max: f64, value| max.max(value.abs()));
+    let tolerance = match found.dtype().is_float() {
+        true => AMPLIFIED * rounding + UNITS * unit(found.dtype()) * largest,
+        false => 0.0,
+    };
+    for (idx, (found, expected)) in found.to_f64s().into_iter().zip(expected).enumerate() {
+        let (found, expected) = match (found.is_nan(), expected.is_nan()) {
+            // No number where none should be is right.
+            (true, true) => (0.0, 0.0),
+            _ => (found, expected),
+        };
+        let place = place(name, exact.shape(), idx);
+        row.compare(Worst { place, expected, found, tolerance, estimate: None });
+    }
+    row
+}
+
+/// The function for a target. Targets that run one plan share it.
+fn of_target(
+    spec: &Spec,
+    target: Target,
+    options: &Options,
+    compiled: Option<&Function>,
+) -> Result<Function, Error> {
+    if let (Target::KernelEval, Some(other)) = (target, compiled)
+        && let Some(program) = other.program()
+    {
+        return Ok(Function {
+            signature: other.signature.clone(),
+            engine: Engine::Kernels(program.clone()),
+            given: other.given.clone(),
+            stages: other.stages.clone(),
+            source: other.source.clone(),
+        });
+    }
+    compile(spec, &Options { target, ..options.clone() })
+}
+
+fn is_unsupported(error: &Error) -> bool {
+    error.diagnostics().iter().any(|diag| diag.kind == ErrorKind::Unsupported)
+}
+
+/// What the tensor evaluator gives for `spec`, whose floats may be of other types than the inputs.
+fn evaluated(spec: &Spec, comparison: &Comparison<'_>) -> Result<Results, Error> {
+    let function = compile(spec, &Options { target: Target::Eval, ..comparison.options.clone() })?;
+    let Some((module, func)) = &function.stages.tensor else {
+        return Err(Diagnostic::verify("a spec to be checked has no module").into());
+    };
+    let inputs = retyped(&function, comparison.inputs)?;
+    let results = eval(module, *func, comparison.sizes, &inputs)?;
+    let names = function.signature.outputs.iter().map(|(name, _)| name.clone());
+    Ok(names.zip(results).collect())
+}
+
+/// The inputs in the types of `function`.
+fn retyped(function: &Function, inputs: &[Tensor]) -> Result<Vec<Tensor>, Diagnostic> {
+    let one = |(tensor, dtype): (&Tensor, DType)| {
+        let values = (0..tensor.len()).map(|idx| tensor.get(idx));
+        Tensor::from_scalars(dtype, tensor.shape().to_vec(), values)
+            .map_err(|message| Diagnostic::input(Span::NONE, message))
+    };
+    inputs.iter().zip(function.signature.inputs.iter().map(|(_, ty)| ty.dtype)).map(one).collect()
+}
+
+/// What a call gives.
+fn called(function: &Function, inputs: &[Tensor]) -> Result<Results, Error> {
+    let inputs = retyped(function, inputs)?;
+    let mut buffers = vec![];
+    for tensor in &inputs {
+        let shape: Vec<i64> = tensor.shape().iter().map(|extent| *extent as i64).collect();
+        let mut buffer = Buffer::zeros(tensor.dtype(), &shape)?;
+        fill(&mut buffer.view_mut(), (0..tensor.len()).map(|idx| tensor.get(idx)))?;
+        buffers.push(buffer);
+    }
+    let named = function.signature.inputs.iter().zip(&buffers);
+    let views = named.fold(Inputs::new(), |inputs, ((name, _), buffer)| inputs.view(name, buffer.view()));
+    let outputs = function.call(&views)?;
+    let mut results = vec![];
+    for (name, buffer) in outputs.iter() {
+        let shape = buffer.shape().iter().map(|extent| *extent as usize).collect();
+        let tensor = Tensor::from_scalars(buffer.dtype(), shape, scalars(&buffer.view()))
+            .map_err(|message| Diagnostic::input(Span::NONE, message))?;
+        results.push((Sym::from(name), tensor));
+    }
+    Ok(results)
+}
