@@ -13,6 +13,7 @@ pub mod extract;
 pub mod facts;
 mod hash;
 pub mod import;
+mod needs;
 pub mod pattern;
 pub mod rewriter;
 pub mod rules;
@@ -35,6 +36,7 @@ use quanta::Clock;
 use rewriter::Rewriter;
 use saturate::{Allowed, Run, saturate};
 use std::collections::BTreeMap;
+use std::thread::{self, ScopedJoinHandle};
 use term::{Graph, Head, Term, World};
 
 /// What to do.
@@ -103,6 +105,7 @@ struct Done {
     func: Func,
     /// True if this is the function as it was given.
     is_original: bool,
+    cost_before: Cost,
     cost: Cost,
     outputs: Vec<Facts>,
     run: Run,
@@ -134,7 +137,6 @@ fn optimize_untimed(
 ) -> Result<Optimized, Diagnostic> {
     let refused = |message: String| Diagnostic::verify(format!("eqsat: {message}"));
     let (expanded, place) = expand::expand(module, func).map_err(refused)?;
-    let cost_before = cost.price(&expanded, place);
     let mut session = Session {
         source: module.clone(),
         target: Module { dims: module.dims.clone(), params: module.params.clone(), funcs: vec![] },
@@ -144,9 +146,13 @@ fn optimize_untimed(
         options,
         cost,
     };
-    let done = session.optimize(func, Some((expanded.func(place), cost_before))).map_err(refused)?;
+    let done = thread::scope(|scope| {
+        let price = scope.spawn(|| cost.price(&expanded, place));
+        session.optimize(func, Some(Original { func: expanded.func(place), price }))
+    });
+    let done = done.map_err(refused)?;
     let report = Report {
-        cost_before,
+        cost_before: done.cost_before,
         cost_after: done.cost,
         iterations: done.run.iterations,
         n_nodes: done.n_nodes,
@@ -167,8 +173,8 @@ fn optimize_untimed(
 }
 
 impl Session<'_> {
-    /// `original` is the function over primitives with its price, for a function whose original form and bodies may be kept.
-    fn optimize(&mut self, id: FuncId, original: Option<(&Func, Cost)>) -> Result<Done, String> {
+    /// `original` is given for a function whose original form and bodies may be kept.
+    fn optimize(&mut self, id: FuncId, original: Option<Original<'_>>) -> Result<Done, String> {
         let func = self.source.func(id).clone();
         let mut flat = flatten(&mut self.source, &func)?;
         for node in &mut flat.func.nodes {
@@ -195,7 +201,7 @@ impl Session<'_> {
         Ok(place)
     }
 
-    fn saturated(&mut self, flat: &Flat, original: Option<(&Func, Cost)>) -> Result<Done, String> {
+    fn saturated(&mut self, flat: &Flat, original: Option<Original<'_>>) -> Result<Done, String> {
         let mut loaded = self.load(flat, false)?;
         let options = self.options;
         let without_rules: Vec<&str> = options.without_rules.iter().map(String::as_str).collect();
@@ -219,22 +225,24 @@ impl Session<'_> {
         let terms = Terms::of(graph, loaded.root, &origins.terms());
         let mut candidates = self.candidates(&loaded, &terms, flat, &origins);
         let mut module = loaded.graph.analysis.take_module();
-        let best = match original {
-            Some((func, cost)) => {
+        let (first, others) = match original {
+            Some(Original { func, price }) => {
                 if options.sample.is_none() {
                     prune(&mut module, &mut candidates);
                 }
-                let first = Priced { cost, func: func.clone(), choice: None, is_original: true };
-                self.cheapest(self.cost, &mut module, first, candidates)
+                let others = self.priced_apart(&module, candidates)?;
+                let cost = joined(price);
+                (Priced { cost, func: func.clone(), choice: None, is_original: true }, others)
             }
             // A body is part of a kernel, which a precise model of whole kernels cannot know.
             None => {
                 let model = Edges::default();
                 let first = priced(&model, &mut module, (merge_equal_nodes(&flat.func), None));
-                self.cheapest(&model, &mut module, first, candidates)
+                (first, candidates.into_iter().map(|other| priced(&model, &mut module, other)).collect())
             }
         };
-        let Priced { cost, func, choice, is_original } = best;
+        let cost_before = first.cost;
+        let Priced { cost, func, choice, is_original } = self.cheapest(first, others);
         self.target = module;
         self.facts = std::mem::take(&mut loaded.graph.analysis.bodies);
         let chain = match choice {
@@ -243,7 +251,7 @@ impl Session<'_> {
             }
             _ => vec![],
         };
-        Ok(Done { func, is_original, cost, outputs, run, n_nodes, n_classes, chain })
+        Ok(Done { func, is_original, cost_before, cost, outputs, run, n_nodes, n_classes, chain })
     }
 
     /// Programs that the outputs may be computed by, each once.
@@ -253,7 +261,12 @@ impl Session<'_> {
             None => WEIGHTINGS.iter().map(|weights| terms.choose(weights)).collect(),
         };
         let mut candidates: Vec<Candidate> = vec![];
+        let mut seen: Vec<extract::Choice> = vec![];
         for choice in choices.into_iter().flatten() {
+            if seen.contains(&choice) {
+                continue;
+            }
+            seen.push(choice.clone());
             let Some(func) = emit(&loaded.graph, &choice, loaded.root, flat, origins) else { continue };
             if !candidates.iter().any(|(other, _)| *other == func) {
                 candidates.push((func, Some(choice)));
@@ -262,17 +275,33 @@ impl Session<'_> {
         candidates
     }
 
+    /// The prices of functions that may use the bodies of `module`, each as the module that it would become, on a thread
+    /// of its own: a precise model takes longer than saturation.
+    fn priced_apart(&self, module: &Module, candidates: Vec<Candidate>) -> Result<Vec<Priced>, String> {
+        let price = |func: Func| -> Result<(Cost, Func), String> {
+            let mut all = module.clone();
+            all.funcs.push(func);
+            let (module, place) = expand::expand(&all, FuncId(all.funcs.len() as u32 - 1))?;
+            Ok((self.cost.price(&module, place), all.funcs.pop().unwrap_or_default()))
+        };
+        thread::scope(|scope| {
+            let price = &price;
+            let threads: Vec<_> = candidates
+                .into_iter()
+                .map(|(func, choice)| (scope.spawn(move || price(func)), choice))
+                .collect();
+            let results = threads.into_iter().map(|(thread, choice)| {
+                let (cost, func) = joined(thread)?;
+                Ok(Priced { cost, func, choice, is_original: false })
+            });
+            results.collect()
+        })
+    }
+
     /// The first of the cheapest; with a seed, the drawn one.
-    fn cheapest(
-        &self,
-        model: &dyn CostModel,
-        module: &mut Module,
-        first: Priced,
-        candidates: Vec<Candidate>,
-    ) -> Priced {
+    fn cheapest(&self, first: Priced, others: Vec<Priced>) -> Priced {
         let mut best = first;
-        for candidate in candidates {
-            let priced = priced(model, module, candidate);
+        for priced in others {
             if priced.cost.total < best.cost.total || self.options.sample.is_some() {
                 best = priced;
             }
@@ -326,6 +355,17 @@ impl Session<'_> {
         self.facts = std::mem::take(&mut again.graph.analysis.bodies);
         Ok(chain)
     }
+}
+
+/// A function over primitives as it was given, and its price in the making.
+struct Original<'s> {
+    func: &'s Func,
+    price: ScopedJoinHandle<'s, Cost>,
+}
+
+/// What a thread computed; its panic is this thread's.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A program, and the choice of terms that it comes from.

@@ -5,12 +5,14 @@
 
 use crate::cost::{Cost, CostModel, default_sizes, scalar_weight};
 use crate::schedule::Target;
+use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::kernel::{Block, ForKind, Func, Index, Inst, Stmt, Var};
 use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::{FuncId, Module};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Prices functions by lowering them.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -37,10 +39,44 @@ impl CostModel for KernelCost {
         let sizes = default_sizes(module);
         let priced =
             super::lower(module, func, &self.target).ok().and_then(|program| self.program(&program, &sizes));
-        let never = f64::INFINITY;
-        priced.unwrap_or(Cost { bytes: never, flops: never, launches: never, total: never })
+        priced.unwrap_or(NEVER)
     }
 }
+
+/// [`KernelCost`] that keeps the plans it makes: the cheapest of them is the one that is wanted next.
+#[derive(Default)]
+pub struct Planner {
+    /// The model.
+    pub cost: KernelCost,
+    plans: Mutex<Vec<(Module, FuncId, Program)>>,
+}
+
+impl Planner {
+    /// The plan of `func`, a function of primitives: one made for a price, else a new one.
+    ///
+    /// Errors: those of [`super::lower`].
+    pub fn plan(&self, module: &Module, func: FuncId) -> Result<Program, Diagnostic> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        match plans.iter().position(|known| known.1 == func && known.0 == *module) {
+            Some(place) => Ok(plans.swap_remove(place).2),
+            None => super::lower(module, func, &self.cost.target),
+        }
+    }
+}
+
+impl CostModel for Planner {
+    /// Infinite where the function cannot be lowered.
+    fn price(&self, module: &Module, func: FuncId) -> Cost {
+        let Ok(program) = super::lower(module, func, &self.cost.target) else { return NEVER };
+        let cost = self.cost.program(&program, &default_sizes(module)).unwrap_or(NEVER);
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).push((module.clone(), func, program));
+        cost
+    }
+}
+
+/// The cost of what cannot be run.
+const NEVER: Cost =
+    Cost { bytes: f64::INFINITY, flops: f64::INFINITY, launches: f64::INFINITY, total: f64::INFINITY };
 
 impl KernelCost {
     /// The cost of one call of `program` at `sizes`; `None` if a size has no value.
