@@ -24,6 +24,7 @@ pub use rules::{Class, Math, Theme};
 pub use saturate::{Limits, StopReason};
 
 use crate::cost::{Cost, CostModel, Edges, default_sizes};
+use crate::desk::{Desk, Pending, with_desk};
 use crate::expand;
 use crate::simplify::merge_equal_nodes;
 use birkhoff_ir::diag::Diagnostic;
@@ -36,7 +37,6 @@ use quanta::Clock;
 use rewriter::Rewriter;
 use saturate::{Allowed, Run, saturate};
 use std::collections::BTreeMap;
-use std::thread::{self, ScopedJoinHandle};
 use term::{Graph, Head, Term, World};
 
 /// What to do.
@@ -98,7 +98,6 @@ struct Session<'a> {
     facts: BTreeMap<FuncId, Vec<Facts>>,
     applied: BTreeMap<&'static str, usize>,
     options: &'a Options,
-    cost: &'a dyn CostModel,
 }
 
 struct Done {
@@ -144,11 +143,10 @@ fn optimize_untimed(
         facts: BTreeMap::new(),
         applied: BTreeMap::new(),
         options,
-        cost,
     };
-    let done = thread::scope(|scope| {
-        let price = scope.spawn(|| cost.price(&expanded, place));
-        session.optimize(func, Some(Original { func: expanded.func(place), price }))
+    let done = with_desk(|desk| {
+        let price = desk.put(|| cost.price(&expanded, place));
+        session.optimize(func, Some(Original { func: expanded.func(place), price, cost, desk }))
     });
     let done = done.map_err(refused)?;
     let report = Report {
@@ -174,7 +172,7 @@ fn optimize_untimed(
 
 impl Session<'_> {
     /// `original` is given for a function whose original form and bodies may be kept.
-    fn optimize(&mut self, id: FuncId, original: Option<Original<'_>>) -> Result<Done, String> {
+    fn optimize(&mut self, id: FuncId, original: Option<Original<'_, '_>>) -> Result<Done, String> {
         let func = self.source.func(id).clone();
         let mut flat = flatten(&mut self.source, &func)?;
         for node in &mut flat.func.nodes {
@@ -201,7 +199,7 @@ impl Session<'_> {
         Ok(place)
     }
 
-    fn saturated(&mut self, flat: &Flat, original: Option<Original<'_>>) -> Result<Done, String> {
+    fn saturated(&mut self, flat: &Flat, original: Option<Original<'_, '_>>) -> Result<Done, String> {
         let mut loaded = self.load(flat, false)?;
         let options = self.options;
         let without_rules: Vec<&str> = options.without_rules.iter().map(String::as_str).collect();
@@ -226,13 +224,13 @@ impl Session<'_> {
         let mut candidates = self.candidates(&loaded, &terms, flat, &origins);
         let mut module = loaded.graph.analysis.take_module();
         let (first, others) = match original {
-            Some(Original { func, price }) => {
+            Some(original) => {
                 if options.sample.is_none() {
                     prune(&mut module, &mut candidates);
                 }
-                let others = self.priced_apart(&module, candidates)?;
-                let cost = joined(price);
-                (Priced { cost, func: func.clone(), choice: None, is_original: true }, others)
+                let others = original.priced(&module, candidates)?;
+                let cost = original.desk.wait(&original.price);
+                (Priced { cost, func: original.func.clone(), choice: None, is_original: true }, others)
             }
             // A body is part of a kernel, which a precise model of whole kernels cannot know.
             None => {
@@ -273,29 +271,6 @@ impl Session<'_> {
             }
         }
         candidates
-    }
-
-    /// The prices of functions that may use the bodies of `module`, each as the module that it would become, on a thread
-    /// of its own: a precise model takes longer than saturation.
-    fn priced_apart(&self, module: &Module, candidates: Vec<Candidate>) -> Result<Vec<Priced>, String> {
-        let price = |func: Func| -> Result<(Cost, Func), String> {
-            let mut all = module.clone();
-            all.funcs.push(func);
-            let (module, place) = expand::expand(&all, FuncId(all.funcs.len() as u32 - 1))?;
-            Ok((self.cost.price(&module, place), all.funcs.pop().unwrap_or_default()))
-        };
-        thread::scope(|scope| {
-            let price = &price;
-            let threads: Vec<_> = candidates
-                .into_iter()
-                .map(|(func, choice)| (scope.spawn(move || price(func)), choice))
-                .collect();
-            let results = threads.into_iter().map(|(thread, choice)| {
-                let (cost, func) = joined(thread)?;
-                Ok(Priced { cost, func, choice, is_original: false })
-            });
-            results.collect()
-        })
     }
 
     /// The first of the cheapest; with a seed, the drawn one.
@@ -357,15 +332,33 @@ impl Session<'_> {
     }
 }
 
-/// A function over primitives as it was given, and its price in the making.
-struct Original<'s> {
+/// A function over primitives as it was given, its price in the making, and who makes it.
+struct Original<'s, 'env> {
     func: &'s Func,
-    price: ScopedJoinHandle<'s, Cost>,
+    price: Pending<Cost>,
+    cost: &'env dyn CostModel,
+    desk: &'s Desk<'env>,
 }
 
-/// What a thread computed; its panic is this thread's.
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+impl Original<'_, '_> {
+    /// The prices of other functions, which may use the bodies of `module`: each as the module that it would become.
+    fn priced(&self, module: &Module, candidates: Vec<Candidate>) -> Result<Vec<Priced>, String> {
+        let mut jobs = vec![];
+        for (func, choice) in candidates {
+            let (mut all, cost) = (module.clone(), self.cost);
+            all.funcs.push(func);
+            let job = self.desk.put(move || -> Result<(Cost, Func), String> {
+                let (module, place) = expand::expand(&all, FuncId(all.funcs.len() as u32 - 1))?;
+                Ok((cost.price(&module, place), all.funcs.pop().unwrap_or_default()))
+            });
+            jobs.push((job, choice));
+        }
+        let results = jobs.into_iter().map(|(job, choice)| {
+            let (cost, func) = self.desk.wait(&job)?;
+            Ok(Priced { cost, func, choice, is_original: false })
+        });
+        results.collect()
+    }
 }
 
 /// A program, and the choice of terms that it comes from.

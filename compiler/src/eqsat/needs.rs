@@ -22,15 +22,18 @@ pub(super) struct Needs<'t> {
 
 impl<'t> Needs<'t> {
     /// What is needed under `picks`; `None` if classes need each other, or one has no term.
-    pub(super) fn of(
-        terms: &'t Terms,
-        cost: &'t [Vec<f64>],
-        picks: &[Option<usize>],
-    ) -> Option<Needs<'t>> {
+    pub(super) fn of(terms: &'t Terms, cost: &'t [Vec<f64>], picks: &[Option<usize>]) -> Option<Needs<'t>> {
         let n = terms.classes.len();
         let order = terms.order(picks)?;
-        let mut needs =
-            Needs { terms, cost, uses: vec![0; n], total: 0.0, position: vec![0; n], marks: vec![0; n], walk: 0 };
+        let mut needs = Needs {
+            terms,
+            cost,
+            uses: vec![0; n],
+            total: 0.0,
+            position: vec![0; n],
+            marks: vec![0; n],
+            walk: 0,
+        };
         needs.uses[terms.root] = 1;
         for (place, class) in order.into_iter().enumerate() {
             let pick = picks[class]?;
