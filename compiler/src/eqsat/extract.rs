@@ -384,3 +384,69 @@ fn local_cost(
     let written: f64 = results.iter().map(|(ty, _)| cost::bytes_of(world.ty(*ty), sizes)).sum();
     (flops, read + written)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random classes, a few terms each, whose operands mostly have smaller numbers; some choices are cycles.
+    fn random_terms(seed: u64) -> (Terms, Vec<Vec<f64>>) {
+        let mut state = seed;
+        let mut next = |bound: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % bound
+        };
+        let n = 30;
+        let (mut classes, mut costs) = (vec![], vec![]);
+        for class in 0..n {
+            let (mut candidates, mut prices) = (vec![], vec![]);
+            for pick in 0..1 + next(3) {
+                let below = if pick == 0 { class } else { n };
+                let n_children = if below == 0 { 0 } else { next(4) };
+                let mut children: Vec<usize> = (0..n_children).map(|_| next(below)).collect();
+                children.retain(|child| *child != class);
+                let term = Term { head: Head::Input(0), args: vec![] };
+                let (flops, bytes, fuses, original, hash) = (0.0, 0.0, true, false, 0);
+                candidates.push(Candidate { term, children, flops, bytes, fuses, original, hash });
+                prices.push(1.0 + next(100) as f64);
+            }
+            classes.push(candidates);
+            costs.push(prices);
+        }
+        (Terms { ids: (0..n).map(Id::from).collect(), classes, root: n - 1 }, costs)
+    }
+
+    /// What [`Terms::swap`] does, said plainly: every swap is judged by the cost of the whole.
+    fn plain_swap(terms: &Terms, cost: &[Vec<f64>], picks: &mut [Option<usize>]) -> Option<f64> {
+        let total = |picks: &[Option<usize>]| -> Option<f64> {
+            Some(terms.order(picks)?.iter().filter_map(|class| Some(cost[*class][picks[*class]?])).sum())
+        };
+        let mut now = total(picks)?;
+        for _ in 0..8 {
+            for class in terms.order(picks)? {
+                for pick in 0..cost[class].len() {
+                    let before = picks[class].replace(pick);
+                    match total(picks) {
+                        Some(then) if then < now * (1.0 - 1e-12) => now = then,
+                        _ => picks[class] = before,
+                    }
+                }
+            }
+        }
+        Some(now)
+    }
+
+    #[test]
+    fn a_swap_is_judged_by_the_cost_of_the_whole() {
+        let mut n_swapped = 0;
+        for seed in 0..300 {
+            let (terms, cost) = random_terms(seed);
+            let start = vec![Some(0); cost.len()];
+            let (mut fast, mut plain) = (start.clone(), start.clone());
+            assert_eq!(terms.swap(&cost, &mut fast), plain_swap(&terms, &cost, &mut plain), "seed {seed}");
+            assert_eq!(terms.order(&fast), terms.order(&plain), "seed {seed}");
+            n_swapped += usize::from(fast != start);
+        }
+        assert!(n_swapped > 100, "{n_swapped} of 300 graphs have a swap that pays");
+    }
+}

@@ -198,3 +198,27 @@ fn access_weight(index: &[Index], lanes: Option<(f64, Var)>, native: f64) -> f64
     let last = index.last().map(coeff).unwrap_or_default();
     if is_outer || !(last.is_const(0) || last.is_const(1)) { 1.5 * native } else { 0.5 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use birkhoff_ir::tensor::text::parse;
+
+    #[test]
+    fn a_plan_made_for_a_price_is_that_of_its_function() {
+        let func = |op: &str| {
+            format!("export fn @f(%x: f32[64]) -> (y: f32[64]) {{\n  %y = {op}(%x)\n  return y = %y\n}}\n")
+        };
+        let modules: Vec<Module> = ["exp", "neg"]
+            .iter()
+            .map(|op| parse(&func(op)).unwrap_or_else(|why| panic!("{why:?}")))
+            .collect();
+        let planner = Planner::default();
+        assert!(planner.price(&modules[0], FuncId(0)).total < f64::INFINITY);
+        for module in &modules {
+            let known = super::super::lower(module, FuncId(0), &Target::default());
+            assert_eq!(planner.plan(module, FuncId(0)).ok(), known.ok());
+        }
+        assert!(planner.plans.lock().is_ok_and(|plans| plans.is_empty()), "the plan was not taken");
+    }
+}
