@@ -20,6 +20,8 @@ const MAX_TOKEN_ELEMS: i64 = 256;
 /// An accumulator axis of at most this extent may be kept in registers, in blocks.
 const MAX_MEDIUM: i64 = 256;
 
+/// Blocks of such an axis, each with code of its own.
+const MAX_PASSES: i64 = 8;
 /// A chunked sum keeps at most this many accumulators in registers at once.
 const MAX_CHUNK_UNROLL: i64 = 32;
 
@@ -269,6 +271,15 @@ impl Stager<'_> {
 
     /// The loops of a nest that computes `node` alone.
     fn nest(&self, node: N) -> Nest {
+        let nest = self.nest_with(node, MAX_MEDIUM);
+        let n_passes =
+            nest.block.map_or(1, |(class, size)| (self.extent(class).unwrap_or(1) + size - 1) / size);
+        // Every pass is code of its own: rather a loop than many.
+        if n_passes > MAX_PASSES { self.nest_with(node, 0) } else { nest }
+    }
+
+    /// The loops of a nest, where an accumulator axis of at most `max_medium` elements may be kept in registers.
+    fn nest_with(&self, node: N, max_medium: i64) -> Nest {
         let graph = self.walk.graph;
         let mut outer: Vec<Class> = vec![];
         for class in graph.nodes[node].results.iter().flat_map(|result| self.walk.axes.of_value(*result)) {
@@ -300,7 +311,7 @@ impl Stager<'_> {
         // An accumulator axis kept in registers: the innermost result axis of moderate extent, where sums are long.
         let medium = match large_outer.last() {
             Some(class)
-                if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= MAX_MEDIUM) =>
+                if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= max_medium) =>
             {
                 Some(*class)
             }
