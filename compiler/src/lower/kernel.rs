@@ -57,6 +57,7 @@ pub fn lower(
     let stager = Stager {
         walk: cx.walk,
         is_anchor: cx.is_anchor,
+        inside: &cluster.anchors,
         batch: &batch,
         native_lanes: cx.target.native_lanes,
     };
