@@ -3,7 +3,7 @@
 //! In: a function. Out: the same without nodes that compute what an earlier one does, and without nodes that no output needs.
 //! Changes no bit of any result; looks into no loop body.
 
-use crate::expand::live;
+use birkhoff_ir::tensor::inline::live;
 use birkhoff_ir::tensor::{Def, Func, Node, Op, ValueId};
 use std::collections::HashMap;
 

@@ -102,12 +102,20 @@ impl Golden {
         self.tensors.keys().filter_map(|name| name.strip_prefix("out.")).collect()
     }
 
-    /// What `got`, the output `name` computed in `float`, is wrong by; `None` if it is near enough.
+    /// Names of the inputs that have a gradient, and of the outputs that have a cotangent.
+    pub fn gradients(&self) -> (Vec<&str>, Vec<&str>) {
+        let with =
+            |prefix: &'static str| self.tensors.keys().filter_map(move |name| name.strip_prefix(prefix));
+        (with("grad.").collect(), with("ct.").collect())
+    }
+
+    /// What `got`, the output or gradient `name` computed in `float`, is wrong by; `None` if it is near enough.
     ///
     /// The rule is that of the golden files: `max|got - ref| <= tol max|ref|`, absolute where `max|ref| < 1e-12`; a bf16
     /// output also may be off by a rounding of each element.
     pub fn difference(&self, name: &str, got: &Tensor, float: DType) -> Option<String> {
-        let stored = format!("out.{name}");
+        let is_gradient = name.starts_with("grad.");
+        let stored = if is_gradient { name.to_string() } else { format!("out.{name}") };
         let exact = self.tensors.get(&format!("f64.{name}")).or_else(|| self.tensors.get(&stored));
         let Some(reference) = exact else { return Some(format!("there is no {stored}")) };
         if got.shape() != reference.shape() {
@@ -119,6 +127,7 @@ impl Golden {
         let relative = match self.own_f32.get(&stored) {
             _ if in_f64 => tolerance("f64"),
             Some(own) => *own,
+            None if is_gradient => tolerance("f32_grad"),
             None => tolerance("f32_out"),
         };
         let per_element = if got.dtype() == DType::Bf16 { tolerance("bf16") } else { 0.0 };

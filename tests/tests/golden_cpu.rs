@@ -3,14 +3,14 @@
 
 use birkhoff::file_inputs::{FileInputs, bind_sizes};
 use birkhoff::tensor_file::TensorFile;
-use birkhoff::{Options, Spec, Target, Value, compile};
+use birkhoff::{Cotangents, Gradient, Loops, Options, Spec, Target, Value, compile};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::tensor::eval::Tensor;
 use birkhoff_tests::golden::{Golden, files, folder, spec_of};
 use std::path::Path;
 
-/// Runs the spec's first function on the golden inputs and compares all golden outputs.
-fn check(path: &Path, spec: &Path, target: Target, float: Option<DType>) -> Result<(), String> {
+/// Runs the spec's first function on the golden inputs and compares all golden outputs and gradients.
+fn check(path: &Path, spec: &Path, target: Target, float: Option<DType>, loops: Loops) -> Result<(), String> {
     let golden = Golden::read(path)?;
     let run = || -> Result<Vec<(String, Tensor)>, birkhoff::Error> {
         let mut spec = Spec::load(spec)?;
@@ -19,6 +19,12 @@ fn check(path: &Path, spec: &Path, target: Target, float: Option<DType>) -> Resu
         }
         if let Some(float) = float {
             spec = spec.float(float);
+        }
+        let (wrt, of) = golden.gradients();
+        if !wrt.is_empty() {
+            let owned = |names: Vec<&str>| names.into_iter().map(str::to_string).collect();
+            let cotangents = Cotangents::Named(owned(of));
+            spec = spec.differentiated(&Gradient { wrt: owned(wrt), cotangents, values: true, loops })?;
         }
         let file = TensorFile::open(path)?;
         let spec = bind_sizes(&spec, &file)?;
@@ -48,14 +54,14 @@ fn check(path: &Path, spec: &Path, target: Target, float: Option<DType>) -> Resu
 /// Files whose spec needs an op that no kernel computes yet: it must be refused as that.
 const REFUSED: [(&str, &str); 2] = [("cayley", "solve"), ("hutchpp", "qr")];
 
-fn check_all(target: Target, float: Option<DType>) {
+fn check_all(target: Target, float: Option<DType>, loops: Loops) {
     let specs = files(&folder("specs"), "toml").expect("tests/specs");
     let mut failures = vec![];
     for path in files(&folder("golden"), "safetensors").expect("tests/golden") {
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let Some(spec) = spec_of(&name, &specs) else { continue };
         let refused = REFUSED.iter().find(|(file, _)| *file == name);
-        match (check(&path, spec, target, float), refused) {
+        match (check(&path, spec, target, float, loops), refused) {
             (Ok(()), None) => {}
             (Err(why), Some((_, op))) if why.contains(&format!("no kernel can compute `{op}`")) => {}
             (Err(why), _) => failures.push(format!("{name}: {why}")),
@@ -69,10 +75,15 @@ fn check_all(target: Target, float: Option<DType>) {
 
 #[test]
 fn golden_outputs_on_the_cpu() {
-    check_all(Target::Cpu, None);
+    check_all(Target::Cpu, None, Loops::Auto);
 }
 
 #[test]
 fn golden_outputs_on_the_cpu_in_f64() {
-    check_all(Target::Cpu, Some(DType::F64));
+    check_all(Target::Cpu, Some(DType::F64), Loops::Auto);
+}
+
+#[test]
+fn golden_gradients_with_loops_run_again() {
+    check_all(Target::Cpu, None, Loops::Rerun);
 }

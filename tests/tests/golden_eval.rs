@@ -4,6 +4,7 @@ use birkhoff_compiler::spec;
 use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
+use birkhoff_ir::tensor::autodiff::functions::{Reverse, reverse};
 use birkhoff_ir::tensor::bind::{Bindings, bind, solve_sizes};
 use birkhoff_ir::tensor::eval::{Tensor, eval};
 use birkhoff_ir::tensor::{DimKind, FuncId, Module, TensorType};
@@ -46,10 +47,23 @@ fn fixed(module: &Module, bindings: &Bindings) -> SizeEnv {
     sizes
 }
 
-/// Runs the spec's first function on the golden inputs and compares all golden outputs.
+/// The first function, or the one that gives its results and gradients.
+fn subject(golden: &Golden, module: &mut Module) -> Result<FuncId, String> {
+    let (id, _) = module.exported().next().ok_or("no function is exported")?;
+    let (wrt, of) = golden.gradients();
+    if wrt.is_empty() {
+        return Ok(id);
+    }
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_string).collect();
+    reverse(module, id, &Reverse { wrt: owned(wrt), of: owned(of), values: true, ..Reverse::default() })
+}
+
+/// Runs the spec's first function on the golden inputs and compares all golden outputs and gradients.
 fn check(golden: &Golden, module: &Module, float: Option<DType>) -> Result<(), String> {
+    let mut module = module.clone();
+    let id = subject(golden, &mut module)?;
+    let (module, func) = (&module, module.func(id));
     let mut bindings = Bindings { float, ..bindings(module, golden)? };
-    let (id, func): (FuncId, _) = module.exported().next().ok_or("no function is exported")?;
     let mut inputs = vec![];
     let mut signature: Vec<(Sym, TensorType)> = vec![];
     for (input, value) in func.inputs.iter().zip(func.input_values()) {

@@ -36,6 +36,8 @@ impl Default for Options {
 pub enum Stage {
     /// The bound module.
     Tensor,
+    /// The function with its derivatives written out.
+    Grad,
     /// The module after equality saturation.
     Eqsat,
     /// What fused, and the bytes it moves.
@@ -58,8 +60,9 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Stage; 10] = [
+    pub const ALL: [Stage; 11] = [
         Stage::Tensor,
+        Stage::Grad,
         Stage::Eqsat,
         Stage::Schedule,
         Stage::Kernel,
@@ -75,6 +78,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Tensor => "tensor",
+            Stage::Grad => "grad",
             Stage::Eqsat => "eqsat",
             Stage::Schedule => "schedule",
             Stage::Kernel => "kernel",
@@ -96,6 +100,7 @@ impl Stage {
     pub fn doing(self) -> &'static str {
         match self {
             Stage::Tensor => "binding",
+            Stage::Grad => "differentiating",
             Stage::Eqsat => "saturating",
             Stage::Schedule | Stage::Kernel | Stage::Plan => "scheduling",
             Stage::Clif | Stage::Asm | Stage::Mlir | Stage::Llvm | Stage::Ptx => "emitting",

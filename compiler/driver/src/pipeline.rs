@@ -1,4 +1,4 @@
-//! The way of a spec, top to bottom: bind, verify, saturate, schedule, emit, load.
+//! The way of a spec, top to bottom: bind, verify, differentiate, saturate, schedule, emit, load.
 //!
 //! In: a [`Spec`] and [`Options`]. Out: the result of every stage ([`Stages`]), or a [`Function`] that can be called. The IR
 //! is verified as it comes in, and after every pass where [`Options::verify`] says so; an error there is ours.
@@ -14,7 +14,7 @@ use crate::spec::{Content, Spec};
 use crate::target::Target;
 use birkhoff_codegen::cpu;
 use birkhoff_compiler::eqsat::{self, Optimized};
-use birkhoff_compiler::expand::expand;
+use birkhoff_compiler::expand::{differentiate, expand};
 use birkhoff_compiler::lower::lower as schedule;
 use birkhoff_compiler::lower::price::KernelCost;
 use birkhoff_compiler::schedule::Target as Machine;
@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 pub struct Stages {
     /// The bound module and the function in it; `None` if the spec was a plan.
     pub tensor: Option<(Module, FuncId)>,
+    /// The function with its derivatives written out, and the loop bodies it uses.
+    pub derived: Option<(Module, FuncId)>,
     /// After equality saturation.
     pub optimized: Option<Optimized>,
     /// The plan with its kernels.
@@ -135,6 +137,19 @@ pub fn lower(
     stages.timings.push(("bind", start.elapsed()));
     stages.tensor = Some((bound.clone(), func));
     if until == Stage::Tensor {
+        return Ok(stages);
+    }
+
+    observe(Stage::Grad);
+    let start = Instant::now();
+    let (bound, func) =
+        differentiate(&bound, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
+    if options.verify {
+        verify(&bound).map_err(fail)?;
+    }
+    stages.timings.push(("grad", start.elapsed()));
+    stages.derived = Some((bound.clone(), func));
+    if until == Stage::Grad {
         return Ok(stages);
     }
 

@@ -272,7 +272,13 @@ impl Spec {
             }
     }
 
-    fn func_id(&self, module: &Module) -> Result<FuncId, Diagnostic> {
+    /// Puts a module and the name of one of its functions in the place of what the spec holds.
+    pub(crate) fn replace(&mut self, module: Module, func: String) {
+        self.content = Content::Tensor(module);
+        self.func = Some(func);
+    }
+
+    pub(crate) fn func_id(&self, module: &Module) -> Result<FuncId, Diagnostic> {
         let found = match &self.func {
             None => module.exported().next(),
             Some(name) => module.exported().find(|(_, func)| func.name == *name),

@@ -34,6 +34,7 @@ pub fn stage_text(
             let (module, _) = stages.tensor.as_ref().ok_or_else(above)?;
             Ok(tensor::text::print(module))
         }
+        Stage::Grad => Ok(tensor::text::print(&stages.derived.as_ref().ok_or_else(above)?.0)),
         Stage::Eqsat => Ok(tensor::text::print(&stages.optimized.as_ref().ok_or_else(above)?.module)),
         _ => {
             let program = stages.program.take().ok_or_else(above)?;

@@ -51,6 +51,13 @@ impl<'m> Builder<'m> {
         FuncId(self.module.funcs.len() as u32 - 1)
     }
 
+    /// [`Builder::finish`] for a function that was declared at `span`; its name is made unique.
+    pub fn finish_at(self, span: Span) -> FuncId {
+        let name = free_name(&self.func.name, |name| self.module.find(name).is_some());
+        self.module.funcs.push(Func { name, span, ..self.func });
+        FuncId(self.module.funcs.len() as u32 - 1)
+    }
+
     /// The function, without appending it.
     pub fn into_func(self) -> Func {
         self.func
@@ -64,23 +71,27 @@ impl<'m> Builder<'m> {
         name: &str,
         fill: impl FnOnce(&mut Builder<'_>) -> Result<(), String>,
     ) -> Result<FuncId, String> {
+        self.nested_from(name, Func::default(), fill)
+    }
+
+    /// [`Builder::nested`], going on from `func` under a new name.
+    ///
+    /// Errors: those of `fill`; nothing is appended then.
+    pub fn nested_from(
+        &mut self,
+        name: &str,
+        func: Func,
+        fill: impl FnOnce(&mut Builder<'_>) -> Result<(), String>,
+    ) -> Result<FuncId, String> {
         let name = self.unique_func_name(name);
-        let mut inner = Builder::new(self.module, name);
+        let mut inner = Builder::resume(self.module, Func { name, ..func });
         inner.span = self.span;
         fill(&mut inner)?;
         Ok(inner.finish())
     }
 
     fn unique_func_name(&self, name: &str) -> String {
-        let taken = |name: &str| self.module.find(name).is_some() || self.func.name == name;
-        if !taken(name) {
-            return name.to_string();
-        }
-        let mut number = 1;
-        while taken(&format!("{name}_{number}")) {
-            number += 1;
-        }
-        format!("{name}_{number}")
+        free_name(name, |name| self.module.find(name).is_some() || self.func.name == name)
     }
 
     /// Marks the function as one that users may call.
@@ -114,6 +125,20 @@ impl<'m> Builder<'m> {
         }
         self.func.outputs.push(Output { name, value });
         Ok(())
+    }
+
+    /// [`Builder::input`] of any domain, under `name` or, if that is taken, `name_1` and so on.
+    ///
+    /// Errors: a node was already added.
+    pub fn fresh_input(&mut self, name: &str, ty: TensorType) -> Built {
+        let name = free_name(name, |name| self.func.inputs.iter().any(|input| input.name.as_str() == name));
+        self.input(name, ty, Domain::default())
+    }
+
+    /// [`Builder::output`] under `name` or, if that is taken, `name_1` and so on.
+    pub fn fresh_output(&mut self, name: &str, value: ValueId) -> Result<(), String> {
+        let name = free_name(name, |name| self.func.outputs.iter().any(|out| out.name.as_str() == name));
+        self.output(name, value)
     }
 
     fn push_value(&mut self, ty: TensorType, def: Def, name: Option<Sym>) -> ValueId {
@@ -398,6 +423,17 @@ impl<'m> Builder<'m> {
         self.apply(OpKind::Slice, vec![Attr::Int(axis as i64), Attr::Dim(start), Attr::Dim(end)], &[x])
     }
 
+    /// See the op `pad`.
+    pub fn pad(&mut self, x: ValueId, value: ValueId, axis: usize, low: Dim, high: Dim) -> Built {
+        self.apply(OpKind::Pad, vec![Attr::Int(axis as i64), Attr::Dim(low), Attr::Dim(high)], &[x, value])
+    }
+
+    /// See the op `iota`, in i64.
+    pub fn iota(&mut self, shape: Vec<Dim>, axis: usize) -> Built {
+        let attrs = vec![Attr::Dims(shape), Attr::Int(axis as i64), Attr::DType(DType::I64)];
+        self.apply(OpKind::Iota, attrs, &[])
+    }
+
     // ---- reductions and contractions --------------------------------------------------------------------------------
 
     /// A reduction (`kind` is one of the reduce ops) over `axes`.
@@ -450,11 +486,23 @@ impl<'m> Builder<'m> {
     }
 }
 
+/// `name`, or the first of `name_1`, `name_2`, .. that is not taken.
+fn free_name(name: &str, taken: impl Fn(&str) -> bool) -> String {
+    if !taken(name) {
+        return name.to_string();
+    }
+    let mut number = 1;
+    while taken(&format!("{name}_{number}")) {
+        number += 1;
+    }
+    format!("{name}_{number}")
+}
+
 /// The types of a composite's results: those of its expansion, written in a scratch module.
 ///
 /// Errors: those of the expansion.
 pub fn types_by_expansion(module: &Module, op: &Op, args: &[TensorType]) -> Result<Vec<TensorType>, String> {
-    // An expansion refers to no function but those it appends, so the scratch module needs none.
+    // But for ops with a type rule of their own, an expansion refers to no function but those it appends.
     let mut scratch = Module { dims: module.dims.clone(), params: module.params.clone(), funcs: vec![] };
     let mut builder = Builder::new(&mut scratch, "");
     let mut values = Vec::with_capacity(args.len());

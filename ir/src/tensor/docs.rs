@@ -3,6 +3,7 @@
 //! In: the tables of ops, scalar ops and surface calls. Out: markdown. `docs/OPS.md` holds it, and a test compares the two.
 
 use super::attr::AttrKind;
+use super::autodiff::Derivative;
 use super::build::Builder;
 use super::ops::{OpRow, Operands, ROWS};
 use super::text::{kind_text, print_func, surface};
@@ -38,8 +39,22 @@ pub fn reference_page() -> Result<String, Diagnostics> {
     for row in composites {
         op_section(&mut page, row)?;
     }
+    without_derivative(&mut page);
     surface_table(&mut page);
     Ok(page)
+}
+
+/// The ops whose derivative is zero, and why; all others have one.
+fn without_derivative(page: &mut String) {
+    page.push_str(
+        "\n## Ops without a derivative\n\nNo tangent passes them. All other ops are differentiable, in any order.\n\n\
+        | op | because |\n|---|---|\n",
+    );
+    for kind in OpKind::all() {
+        if let Derivative::Zero(reason) = kind.derivative() {
+            line(page, format_args!("| `{}` | {reason} |", kind.name()));
+        }
+    }
 }
 
 fn scalar_table(page: &mut String) {
@@ -130,7 +145,7 @@ fn expansion(kind: OpKind) -> Result<String, Diagnostics> {
     let func = sampled.func(id).clone();
     let failed = |why: String| Diagnostics::from(Diagnostic::input(Span::NONE, why));
     let Some(node) = func.nodes.last().cloned() else { return Err(failed("the sample is empty".into())) };
-    let mut module = Module { funcs: vec![], ..sampled };
+    let mut module = Module { funcs: sampled.funcs[..id.0 as usize].to_vec(), ..sampled };
     let mut shell = func.clone();
     shell.nodes.clear();
     shell.outputs.clear();

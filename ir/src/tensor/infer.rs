@@ -30,7 +30,7 @@ pub fn result_types(module: &Module, op: &Op, args: &[TensorType]) -> Types {
             Ok(vec![TensorType::new(scalar.infer(&dtypes)?, args[0].shape.clone())])
         }
         kind => match kind.row().map(|row| row.meaning) {
-            Some(Meaning::Primitive(infer)) => infer(module, args, op),
+            Some(Meaning::Primitive(infer) | Meaning::Transform(infer, _)) => infer(module, args, op),
             Some(Meaning::Composite(_)) => super::build::types_by_expansion(module, op, args),
             None => Err(format!("`{}` has no row in the op table", kind.name())),
         },

@@ -11,6 +11,7 @@
 //! shapes, data-dependent trip counts.
 
 pub mod attr;
+pub mod autodiff;
 pub mod bind;
 pub mod build;
 pub mod composites;
@@ -18,6 +19,7 @@ pub mod docs;
 pub mod einsum;
 pub mod eval;
 pub mod infer;
+pub mod inline;
 pub mod ops;
 pub mod random;
 pub mod samples;

@@ -15,7 +15,7 @@ const DIMS: &str = "dim T in 1..=4096 default 5\ndim n = 3\ndim C = 7\n";
 /// An op, the arguments of its sample, and the call.
 type Row = (&'static str, &'static str, &'static str);
 
-/// The function that the sample of `loop` repeats.
+/// The function that the sample of `loop` repeats, and that those of `jvp` and `vjp` differentiate.
 const STEP: &str = "fn @step(a: f32[T,n], x: f32[C], w: f32[T,n]) -> (a: f32[T,n], s: f32[]) {\n\
     b = tanh(a * w)\n  return a = b, s = sum(x, [0])\n}\n";
 
@@ -41,6 +41,16 @@ static ROWS: &[Row] = &[
         "loop",
         "a: f32[T,n], x: f32[4,C], w: f32[T,n]",
         "loop(a, x, w) {body=@step, trip=4, carry=1, scan=1, reverse=true}",
+    ),
+    (
+        "jvp",
+        "a: f32[T,n], x: f32[C], w: f32[T,n], dot_a: f32[T,n], dot_x: f32[C]",
+        "jvp(a, x, w, dot_a, dot_x) {body=@step, wrt=[0,1]}",
+    ),
+    (
+        "vjp",
+        "a: f32[T,n], x: f32[C], w: f32[T,n], ct_a: f32[T,n]",
+        "vjp(a, x, w, ct_a) {body=@step, wrt=[0,2], of=[0]}",
     ),
     ("solve", "a: f32[T,n,n], b: f32[T,n,C]", "solve(a, b)"),
     ("qr", "a: f32[T,C,n]", "qr(a)"),
@@ -116,7 +126,7 @@ pub fn sample(kind: OpKind) -> Result<(Module, FuncId), Diagnostics> {
             None => return Err(failed(format!("`{}` has no sample", kind.name()))),
         },
     };
-    let step = if kind == OpKind::Loop { STEP } else { "" };
+    let step = if matches!(kind, OpKind::Loop | OpKind::Jvp | OpKind::Vjp) { STEP } else { "" };
     let mut module = parse(&format!("{DIMS}{step}fn @sample({inputs}) -> () {{ return }}\n"))?;
     let Some(shell) = module.funcs.pop() else { return Err(failed("the sample has no function".into())) };
     let mut scope = Scope::default();
@@ -124,8 +134,11 @@ pub fn sample(kind: OpKind) -> Result<(Module, FuncId), Diagnostics> {
         scope.insert(input.name.clone(), value);
     }
     let mut builder = Builder::resume(&mut module, shell);
-    let results =
-        if kind == OpKind::Loop || kind == OpKind::Qr || kind == OpKind::OtPotentials { 2 } else { 1 };
+    let results = match kind {
+        OpKind::Loop | OpKind::Qr | OpKind::OtPotentials => 2,
+        OpKind::Jvp | OpKind::Vjp => 4,
+        _ => 1,
+    };
     let names: Vec<String> = (0..results).map(|idx| format!("out{idx}")).collect();
     parse_body(&mut builder, &mut scope, &format!("{} = {call}", names.join(", ")), 0)?;
     for name in &names {

@@ -188,17 +188,18 @@ impl FuncCheck<'_> {
                 _ => {}
             }
         }
-        if op.kind == OpKind::Loop
-            && let Some(body) = op.body()
-        {
+        if let Some(body) = op.body() {
             let body = body.0 as usize;
             if body >= self.idx {
-                return Err("the body of a loop must be declared before the function that uses it".into());
+                let name = op.kind.name();
+                return Err(format!(
+                    "the body of `{name}` must be declared before the function that uses it"
+                ));
             }
             if self.broken.contains(&body) {
                 return Err(format!("the body @{} has errors", self.module.funcs[body].name));
             }
-            if self.module.funcs[body].exported {
+            if op.kind == OpKind::Loop && self.module.funcs[body].exported {
                 return Err(format!("the body @{} must not be exported", self.module.funcs[body].name));
             }
         }

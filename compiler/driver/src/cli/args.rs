@@ -2,7 +2,7 @@
 
 use birkhoff::ir::dtype::DType;
 use birkhoff::ir::scalar::Scalar;
-use birkhoff::{Math, Options, Spec, Stage, Target};
+use birkhoff::{Cotangents, Gradient, Loops, Math, Options, Spec, Stage, Target};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -29,10 +29,12 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   birkhoff run examples/mhc_layer.toml --random 0 --dim T=37
   birkhoff run examples/mhc_layer.toml --in inputs.safetensors --set iters=5 -o outputs.safetensors
+  birkhoff run examples/mhc_layer.toml --in inputs.safetensors --grad x,phi -o gradients.safetensors
   birkhoff run examples/mhc_layer.toml --random 0 --fn pre --target eval --dtype f64 --json
 
-In a safetensors file an input has its own name; results are out.NAME. Tensors called out.*, grad.*,
-f64.* and ct.* in an input file are ignored.";
+In a safetensors file an input has its own name and ct.NAME is the cotangent of an output; results are out.NAME
+and grad.NAME. With --grad, an absent cotangent is 0; without any, that of the only scalar output is 1.
+Tensors called out.*, grad.*, f64.* and unused ct.* in an input file are ignored.";
 
 const INSPECT_EXAMPLES: &str = "\
 Examples:
@@ -79,6 +81,12 @@ pub struct SpecArgs {
     /// Make every float this type; narrower inputs are widened
     #[arg(long, value_name = "DTYPE", value_parser = float_parser())]
     pub dtype: Option<DType>,
+    /// Gradients with respect to these inputs, from the cotangents ct.NAME of outputs
+    #[arg(long, value_name = "INPUT,..", value_delimiter = ',')]
+    pub grad: Vec<String>,
+    /// How loops are differentiated: over iterates that are kept, or over those of a second run
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = loops_parser(), requires = "grad")]
+    pub loops: Loops,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
@@ -154,6 +162,14 @@ impl SpecArgs {
         Ok(spec)
     }
 
+    /// The spec of the gradient that is asked for; the spec itself without `--grad`.
+    pub fn differentiated(&self, spec: Spec, cotangents: Cotangents) -> Result<Spec, birkhoff::Error> {
+        if self.grad.is_empty() {
+            return Ok(spec);
+        }
+        spec.differentiated(&Gradient { wrt: self.grad.clone(), cotangents, values: true, loops: self.loops })
+    }
+
     /// Compiler options for a target.
     pub fn options(&self, target: Target) -> Options {
         Options { target, math: self.math, ..Options::default() }
@@ -200,6 +216,11 @@ fn stage_parser() -> impl TypedValueParser<Value = Stage> {
 fn float_parser() -> impl TypedValueParser<Value = DType> {
     PossibleValuesParser::new(["f64", "f32"])
         .try_map(|name| DType::from_name(&name).ok_or("an unknown element type"))
+}
+
+fn loops_parser() -> impl TypedValueParser<Value = Loops> {
+    PossibleValuesParser::new(Loops::ALL.map(Loops::name))
+        .try_map(|name| Loops::ALL.into_iter().find(|loops| loops.name() == name).ok_or("an unknown choice"))
 }
 
 fn math_parser() -> impl TypedValueParser<Value = Math> {

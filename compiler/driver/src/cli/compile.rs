@@ -5,7 +5,7 @@ use super::args::CompileArgs;
 use super::progress::Progress;
 use birkhoff::files::write_folder;
 use birkhoff::ir::diag::Diagnostic;
-use birkhoff::{Object, compile_object};
+use birkhoff::{Cotangents, Object, compile_object};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub fn compile(args: &CompileArgs) -> Result<String, Failure> {
     let mut files = BTreeMap::new();
     let mut entries = Vec::new();
     for name in &names {
-        let chosen = spec.clone().function(name);
+        let chosen = args.spec.differentiated(spec.clone().function(name), Cotangents::All)?;
         let object = compile_object(&chosen, &options, &mut |stage| progress.step(stage.doing()))?;
         entries.push(entry(name, &object)?);
         files.insert(format!("{name}.o"), object.object);

@@ -16,11 +16,11 @@ pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
     let progress = Progress::start();
     let options = args.spec.options(Target::Cpu);
     let text_of = |stage: Stage| -> Result<String, Failure> {
-        let spec = args.spec.load()?;
+        let spec = load(args)?;
         Ok(stage_text(&spec, &options, stage, &mut |stage| progress.step(stage.doing()))?)
     };
     if args.spec.json && args.stage == Stage::Schedule && args.diff.is_none() {
-        let spec = args.spec.load()?;
+        let spec = load(args)?;
         let stages = lower(&spec, &options, args.stage, &mut |stage| progress.step(stage.doing()))?;
         let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
         return Ok(format!("{:#}\n", schedule_of(&program)?.json()));
@@ -40,4 +40,8 @@ pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
     }
     let diff_from = args.diff.map(Stage::name);
     Ok(format!("{:#}\n", json!({ "stage": args.stage.name(), "diff_from": diff_from, "text": text })))
+}
+
+fn load(args: &InspectArgs) -> Result<birkhoff::Spec, birkhoff::Error> {
+    args.spec.differentiated(args.spec.load()?, birkhoff::Cotangents::All)
 }

@@ -6,7 +6,7 @@ use super::progress::Progress;
 use super::report::{self, RunFacts};
 use birkhoff::file_inputs::{FileInputs, bind_sizes};
 use birkhoff::tensor_file::{TensorFile, write_tensors};
-use birkhoff::{Inputs, Options, Outputs, Pool, View, compile_observed};
+use birkhoff::{Cotangents, Inputs, Options, Outputs, Pool, Signature, View, compile_observed};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -15,11 +15,13 @@ pub fn run(args: &RunArgs) -> Result<String, Failure> {
     let progress = Progress::start();
     args.target.check()?;
     let spec = args.spec.load()?;
+    let file = args.input.as_ref().map(TensorFile::open).transpose()?;
+    let cotangents = cotangents(&spec.open_signature()?, file.as_ref());
+    let spec = args.spec.differentiated(spec, cotangents)?;
     let signature = spec.open_signature()?;
     if args.input.is_none() && args.random.is_none() && !signature.inputs.is_empty() {
         return Err(Failure::Usage(format!("{signature} takes inputs: give --in FILE or --random SEED")));
     }
-    let file = args.input.as_ref().map(TensorFile::open).transpose()?;
     let spec = match &file {
         Some(file) => bind_sizes(&spec, file)?,
         None => spec,
@@ -70,6 +72,25 @@ pub fn run(args: &RunArgs) -> Result<String, Failure> {
     }
 }
 
+/// The outputs that have a cotangent: those of which the file holds one, or all if inputs are random; without any, the only
+/// scalar output.
+fn cotangents(signature: &Signature, file: Option<&TensorFile>) -> Cotangents {
+    let floats = signature.outputs.iter().filter(|(_, ty)| ty.dtype.is_float());
+    if signature.outputs.len() == 1 && signature.outputs[0].1.rank() == 0 && file.is_none() {
+        return Cotangents::Unit;
+    }
+    let Some(file) = file else { return Cotangents::All };
+    let given =
+        floats.map(|(name, _)| name.to_string()).filter(|name| file.info(&format!("ct.{name}")).is_some());
+    let given: Vec<String> = given.collect();
+    if given.is_empty() { Cotangents::Unit } else { Cotangents::Named(given) }
+}
+
+/// Outputs under the names they have in files.
 fn named(outputs: &Outputs) -> BTreeMap<String, View<'_>> {
-    outputs.iter().map(|(name, buffer)| (format!("out.{name}"), buffer.view())).collect()
+    let file_name = |name: &str| match name.starts_with("grad.") {
+        true => name.to_string(),
+        false => format!("out.{name}"),
+    };
+    outputs.iter().map(|(name, buffer)| (file_name(name), buffer.view())).collect()
 }

@@ -204,7 +204,7 @@ fn hoist(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     let mut outside = body.clone();
     outside.outputs =
         hoisted.iter().map(|value| Output { name: format!("v{}", value.0).into(), value: *value }).collect();
-    let outside = crate::expand::live(&outside);
+    let outside = birkhoff_ir::tensor::inline::live(&outside);
     let results = import::insert(cx, &outside, &l.args)?;
     let args: Vec<Id> = l.args.iter().copied().chain(results).collect();
     let new_body = import::adopt_body(cx.graph, new_body, Some((l.body_id, &[])));

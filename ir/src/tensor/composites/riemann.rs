@@ -169,6 +169,26 @@ fn difference(b: &mut Builder<'_>, x: ValueId, y: ValueId, k: ValueId) -> Built 
     b.div(sum, denominator)
 }
 
+/// A Euclidean norm, whose derivative at 0 is 0.
+struct Length {
+    /// Whether it is above 0.
+    positive: ValueId,
+    /// The norm.
+    norm: ValueId,
+    /// The norm, or 1 where it is 0.
+    divisor: ValueId,
+}
+
+/// The root of `square`. The norm is selected behind the root and not before it: a stand-in other than 0 could meet a pole of
+/// what is computed from it, whose derivative would be infinite though nothing of it is selected.
+fn length(b: &mut Builder<'_>, square: ValueId) -> Result<Length, String> {
+    let (positive, safe) = positive_or_one(b, square)?;
+    let divisor = b.unary(ScalarOp::Sqrt, safe)?;
+    let zero = b.float_like(square, 0.0)?;
+    let norm = b.select(positive, divisor, zero)?;
+    Ok(Length { positive, norm, divisor })
+}
+
 /// See the op `exp_map`.
 pub fn exp_map(b: &mut Builder<'_>, args: &[ValueId], _op: &Op) -> Expanded {
     let (xv, k) = points(b, &args[..2], args[2])?;
@@ -178,11 +198,10 @@ pub fn exp_map(b: &mut Builder<'_>, args: &[ValueId], _op: &Op) -> Expanded {
         b.mul_const(factor, 0.5)?
     };
     let square = dot(b, v, v)?;
-    let (positive, safe) = positive_or_one(b, square)?;
-    let norm = b.unary(ScalarOp::Sqrt, safe)?;
-    let length = b.mul(half, norm)?;
-    let tangent = b.op1(Op::plain(OpKind::TanK), &[length, k])?;
-    let slope = b.div(tangent, norm)?;
+    let Length { positive, norm, divisor } = length(b, square)?;
+    let argument = b.mul(half, norm)?;
+    let tangent = b.op1(Op::plain(OpKind::TanK), &[argument, k])?;
+    let slope = b.div(tangent, divisor)?;
     // At v = 0 the quotient tends to lambda/2; the point is x.
     let factor = b.select(positive, slope, half)?;
     let step = scale(b, factor, v)?;
@@ -194,10 +213,9 @@ pub fn log_map(b: &mut Builder<'_>, args: &[ValueId], _op: &Op) -> Expanded {
     let (xy, k) = points(b, &args[..2], args[2])?;
     let w = difference(b, xy[0], xy[1], k)?;
     let square = dot(b, w, w)?;
-    let (positive, safe) = positive_or_one(b, square)?;
-    let norm = b.unary(ScalarOp::Sqrt, safe)?;
+    let Length { positive, norm, divisor } = length(b, square)?;
     let arc = b.op1(Op::plain(OpKind::AtanK), &[norm, k])?;
-    let slope = b.div(arc, norm)?;
+    let slope = b.div(arc, divisor)?;
     let one = b.float_like(slope, 1.0)?;
     let slope = b.select(positive, slope, one)?;
     let factor = lambda(b, xy[0], k)?;
@@ -212,12 +230,11 @@ pub fn dist(b: &mut Builder<'_>, args: &[ValueId], _op: &Op) -> Expanded {
     let (xy, k) = points(b, &args[..2], args[2])?;
     let w = difference(b, xy[0], xy[1], k)?;
     let square = dot(b, w, w)?;
-    let (positive, safe) = positive_or_one(b, square)?;
-    let norm = b.unary(ScalarOp::Sqrt, safe)?;
+    let Length { positive, norm, .. } = length(b, square)?;
     let arc = b.op1(Op::plain(OpKind::AtanK), &[norm, k])?;
-    let length = b.mul_const(arc, 2.0)?;
+    let twice = b.mul_const(arc, 2.0)?;
     // 0 where the points are equal, NaN where they are not numbers.
-    single(b.select(positive, length, square))
+    single(b.select(positive, twice, square))
 }
 
 /// See the op `transport`.

@@ -149,7 +149,9 @@ impl Evaluator<'_> {
         if let Some(known) = self.expansions.get(&key) {
             return Ok(known.clone());
         }
-        let mut inner = Module { dims: module.dims.clone(), params: module.params.clone(), funcs: vec![] };
+        // Only an op that names a function refers to any but those that its expansion appends.
+        let funcs = if op.body().is_some() { module.funcs.clone() } else { vec![] };
+        let mut inner = Module { dims: module.dims.clone(), params: module.params.clone(), funcs };
         let mut builder = Builder::new(&mut inner, op.kind.name());
         let mut values = Vec::with_capacity(types.len());
         for (idx, ty) in types.iter().enumerate() {

@@ -1,0 +1,302 @@
+//! Loops with tangents.
+//!
+//! In: a loop, its operands and their tangents. Out: its results and theirs. Forward, one loop carries both. Reverse, a loop
+//! of the values stacks its iterates, and a loop that is linear in the tangents scans them; it computes again what else it
+//! needs of an iteration.
+
+use super::activity::loop_activity;
+use super::linearize::linearize;
+use super::{LoopMode, Tangents, opens, zeros};
+use crate::tensor::build::Builder;
+use crate::tensor::inline::{live, read_inputs, without_inputs, write_out};
+use crate::tensor::{Attr, Func, FuncId, Op, TensorType, ValueId};
+
+/// A loop taken apart.
+struct Loop<'l> {
+    op: &'l Op,
+    args: &'l [ValueId],
+    tangents: &'l [Option<ValueId>],
+    /// The body in ops with rules.
+    body: Func,
+    carry: usize,
+    scan: usize,
+    /// Which arguments of the body have a tangent.
+    active: Vec<bool>,
+    /// Which results of the body have one.
+    active_results: Vec<bool>,
+}
+
+/// Results of a loop and their tangents.
+pub fn linearize_loop(
+    b: &mut Builder<'_>,
+    op: &Op,
+    args: &[ValueId],
+    tangents: &[Option<ValueId>],
+    mode: LoopMode,
+) -> Result<(Vec<ValueId>, Tangents), String> {
+    let count = |attr: &str| op.int(b.module, attr).map(|count| usize::try_from(count).unwrap_or(0));
+    let (carry, scan) = (count("carry")?, count("scan")?);
+    let body = op.body().and_then(|id| b.module.funcs.get(id.0 as usize)).cloned();
+    let body = body.ok_or("`loop` needs a body")?;
+    let body = write_out(b.module, &body, &opens)?;
+    let given = tangents.iter().map(Option::is_some).collect();
+    let (active, active_results) = loop_activity(b.module, &body, carry, given);
+    let parts = Loop { op, args, tangents, body, carry, scan, active, active_results };
+    if mode == LoopMode::Joint { joint(b, &parts) } else { split(b, &parts, mode) }
+}
+
+impl Loop<'_> {
+    fn name(&self, suffix: &str) -> String {
+        format!("{}_{suffix}", self.body.name)
+    }
+
+    /// Positions of body arguments that have a tangent, within `range`.
+    fn active_in(&self, range: std::ops::Range<usize>) -> Vec<usize> {
+        range.filter(|pos| self.active[*pos]).collect()
+    }
+
+    fn carried(&self) -> std::ops::Range<usize> {
+        0..self.carry
+    }
+
+    fn scanned(&self) -> std::ops::Range<usize> {
+        self.carry..self.carry + self.scan
+    }
+
+    fn kept(&self) -> std::ops::Range<usize> {
+        self.carry + self.scan..self.args.len()
+    }
+
+    /// Stacked results that have a tangent, as positions among all results.
+    fn active_stacks(&self) -> Vec<usize> {
+        (self.carry..self.active_results.len()).filter(|pos| self.active_results[*pos]).collect()
+    }
+
+    /// The tangents of the operands at those positions; zeros where there is none.
+    fn operand_tangents(&self, b: &mut Builder<'_>, positions: &[usize]) -> Result<Vec<ValueId>, String> {
+        let mut found = vec![];
+        for pos in positions {
+            found.push(match self.tangents[*pos] {
+                Some(tangent) => tangent,
+                None => {
+                    let ty = b.ty(self.args[*pos]).clone();
+                    zeros(b, &ty)?
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    /// A loop like this one with another body and numbers of operands.
+    fn with_body(&self, body: FuncId, carry: usize, scan: usize) -> Op {
+        let mut op = self.op.clone();
+        op.attrs[0] = Attr::Func(body);
+        op.attrs[2] = Attr::Int(carry as i64);
+        op.attrs[3] = Attr::Int(scan as i64);
+        op
+    }
+
+    fn arg_type(&self, pos: usize) -> TensorType {
+        self.body.values[pos].ty.clone()
+    }
+
+    fn input_name(&self, pos: usize) -> String {
+        self.body.inputs[pos].name.to_string()
+    }
+}
+
+/// Adds arguments like those of the loop's body at `positions`, called by their names with `prefix`.
+fn inputs_like(
+    b: &mut Builder<'_>,
+    parts: &Loop<'_>,
+    prefix: &str,
+    positions: &[usize],
+) -> Result<Vec<(usize, ValueId)>, String> {
+    let mut added = vec![];
+    for pos in positions {
+        let name = format!("{prefix}{}", parts.input_name(*pos));
+        added.push((*pos, b.fresh_input(&name, parts.arg_type(*pos))?));
+    }
+    Ok(added)
+}
+
+/// A tangent, or zeros of the type of its value.
+fn tangent_or_zero(b: &mut Builder<'_>, tangent: Option<ValueId>, like: ValueId) -> Result<ValueId, String> {
+    match tangent {
+        Some(tangent) => Ok(tangent),
+        None => {
+            let ty = b.ty(like).clone();
+            zeros(b, &ty)
+        }
+    }
+}
+
+/// State and tangents through one loop.
+fn joint(b: &mut Builder<'_>, parts: &Loop<'_>) -> Result<(Vec<ValueId>, Tangents), String> {
+    let groups = [parts.carried(), parts.scanned(), parts.kept()];
+    let active: Vec<Vec<usize>> = groups.iter().map(|group| parts.active_in(group.clone())).collect();
+    let n_inputs = parts.args.len();
+    let body = b.nested(&parts.name("jvp"), |inner| {
+        let mut values = vec![ValueId(0); n_inputs];
+        let mut tangents: Tangents = vec![None; n_inputs];
+        for (group, active) in groups.iter().zip(&active) {
+            let plain: Vec<usize> = group.clone().collect();
+            for (pos, value) in inputs_like(inner, parts, "", &plain)? {
+                values[pos] = value;
+            }
+            for (pos, value) in inputs_like(inner, parts, "dot.", active)? {
+                tangents[pos] = Some(value);
+            }
+        }
+        let pushed = linearize(inner, &parts.body, &values, &tangents, LoopMode::Joint)?;
+        let named = |pos: usize| parts.body.outputs[pos].name.to_string();
+        for group in [0..parts.carry, parts.carry..pushed.outputs.len()] {
+            for pos in group.clone() {
+                inner.fresh_output(&named(pos), pushed.outputs[pos])?;
+            }
+            for pos in group.filter(|pos| parts.active_results[*pos]) {
+                let tangent = tangent_or_zero(inner, pushed.tangents[pos], pushed.outputs[pos])?;
+                inner.fresh_output(&format!("dot.{}", named(pos)), tangent)?;
+            }
+        }
+        Ok(())
+    })?;
+    let mut operands = vec![];
+    for (group, active) in groups.iter().zip(&active) {
+        operands.extend(&parts.args[group.clone()]);
+        operands.extend(parts.operand_tangents(b, active)?);
+    }
+    let op = parts.with_body(body, parts.carry + active[0].len(), parts.scan + active[1].len());
+    let found = b.op(op, &operands)?;
+    let n_results = parts.active_results.len();
+    let mut next = found.into_iter();
+    let (mut results, mut tangents) = (vec![], vec![None; n_results]);
+    for group in [0..parts.carry, parts.carry..n_results] {
+        results.extend(next.by_ref().take(group.len()));
+        for pos in group.filter(|pos| parts.active_results[*pos]) {
+            tangents[pos] = next.next();
+        }
+    }
+    Ok((results, tangents))
+}
+
+/// A loop of the values that stacks iterates, and one of the tangents.
+fn split(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<(Vec<ValueId>, Tangents), String> {
+    let linear = linear_body(b, parts, mode)?;
+    let (results, stacks) = stacking(b, parts, &linear.iterates, mode)?;
+    // In the order of the linear body's arguments.
+    let mut operands = parts.operand_tangents(b, &parts.active_in(parts.carried()))?;
+    let carry = operands.len();
+    operands.extend(stacks);
+    operands.extend(linear.scanned.iter().map(|pos| parts.args[*pos]));
+    operands.extend(parts.operand_tangents(b, &parts.active_in(parts.scanned()))?);
+    let scan = operands.len() - carry;
+    operands.extend(linear.kept.iter().map(|pos| parts.args[*pos]));
+    operands.extend(parts.operand_tangents(b, &parts.active_in(parts.kept()))?);
+    let op = parts.with_body(linear.body, carry, scan);
+    let mut found = b.op(op, &operands)?.into_iter();
+    let mut tangents = vec![None; results.len()];
+    let active = parts.active_in(parts.carried()).into_iter().chain(parts.active_stacks());
+    for pos in active {
+        tangents[pos] = found.next();
+    }
+    Ok((results, tangents))
+}
+
+/// A body that is linear in the tangents, and the values that it reads besides.
+struct LinearBody {
+    body: FuncId,
+    /// Positions of state whose iterates it scans.
+    iterates: Vec<usize>,
+    /// Positions of scanned operands that it scans too.
+    scanned: Vec<usize>,
+    /// Positions of operands that stay the same and that it reads.
+    kept: Vec<usize>,
+}
+
+/// Arguments: tangents of the state; iterates, slices, tangents of slices; the rest, tangents of the rest.
+fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<LinearBody, String> {
+    let all = |range: std::ops::Range<usize>| range.collect::<Vec<usize>>();
+    let n_inputs = parts.args.len();
+    let mut n_carried = 0;
+    let body = b.nested(&parts.name("linear"), |inner| {
+        let mut values = vec![ValueId(0); n_inputs];
+        let mut tangents: Tangents = vec![None; n_inputs];
+        let place = |target: &mut Tangents, added: Vec<(usize, ValueId)>| {
+            added.into_iter().for_each(|(pos, value)| target[pos] = Some(value));
+        };
+        let mut known: Tangents = vec![None; n_inputs];
+        let carried = inputs_like(inner, parts, "dot.", &parts.active_in(parts.carried()))?;
+        n_carried = carried.len();
+        place(&mut tangents, carried);
+        place(&mut known, inputs_like(inner, parts, "", &all(parts.carried()))?);
+        place(&mut known, inputs_like(inner, parts, "", &all(parts.scanned()))?);
+        place(&mut tangents, inputs_like(inner, parts, "dot.", &parts.active_in(parts.scanned()))?);
+        place(&mut known, inputs_like(inner, parts, "", &all(parts.kept()))?);
+        place(&mut tangents, inputs_like(inner, parts, "dot.", &parts.active_in(parts.kept()))?);
+        for (pos, value) in known.into_iter().enumerate() {
+            values[pos] = value.ok_or("an argument of a loop body is missing")?;
+        }
+        let pushed = linearize(inner, &parts.body, &values, &tangents, mode)?;
+        let active = parts.active_in(parts.carried()).into_iter().chain(parts.active_stacks());
+        for pos in active {
+            let tangent = tangent_or_zero(inner, pushed.tangents[pos], pushed.outputs[pos])?;
+            inner.fresh_output(&format!("dot.{}", parts.body.outputs[pos].name), tangent)?;
+        }
+        Ok(())
+    })?;
+    // What it does not read of the values need not be stacked.
+    let func = live(b.module.func(body));
+    let mut keep = read_inputs(&func);
+    let mut linear = LinearBody { body, iterates: vec![], scanned: vec![], kept: vec![] };
+    let mut arg = 0;
+    let mut walk = |n_tangents: usize, positions: Vec<usize>, list: &mut Vec<usize>| {
+        for pos in positions {
+            if keep[arg] {
+                list.push(pos);
+            }
+            arg += 1;
+        }
+        keep[arg..arg + n_tangents].fill(true);
+        arg += n_tangents;
+    };
+    walk(n_carried, vec![], &mut vec![]);
+    walk(0, all(parts.carried()), &mut linear.iterates);
+    walk(parts.active_in(parts.scanned()).len(), all(parts.scanned()), &mut linear.scanned);
+    walk(parts.active_in(parts.kept()).len(), all(parts.kept()), &mut linear.kept);
+    b.module.funcs[body.0 as usize] = without_inputs(&func, &keep);
+    Ok(linear)
+}
+
+/// The loop's results, and the stacked iterates of the state at `iterates`.
+fn stacking(
+    b: &mut Builder<'_>,
+    parts: &Loop<'_>,
+    iterates: &[usize],
+    mode: LoopMode,
+) -> Result<(Vec<ValueId>, Vec<ValueId>), String> {
+    if iterates.is_empty() {
+        return Ok((b.op(parts.op.clone(), parts.args)?, vec![]));
+    }
+    let plain = match mode {
+        LoopMode::Rerun => Some(b.op(parts.op.clone(), parts.args)?),
+        _ => None,
+    };
+    let mut body = Func { exported: false, ..parts.body.clone() };
+    if plain.is_some() {
+        body.outputs.truncate(parts.carry);
+    }
+    let n_plain = body.outputs.len();
+    let name = parts.name("stacked");
+    let id = b.nested_from(&name, body, |inner| {
+        for pos in iterates {
+            inner.fresh_output(&format!("iterate.{}", parts.input_name(*pos)), ValueId(*pos as u32))?;
+        }
+        Ok(())
+    })?;
+    b.module.funcs[id.0 as usize] = live(b.module.func(id));
+    let op = parts.with_body(id, parts.carry, parts.scan);
+    let mut found = b.op(op, parts.args)?;
+    let stacks = found.split_off(n_plain);
+    Ok((plain.unwrap_or(found), stacks))
+}

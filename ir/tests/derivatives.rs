@@ -1,0 +1,181 @@
+//! Derivatives of every op of the table against finite differences in f64: forward, reverse, and of the reverse again.
+
+use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::tensor::autodiff::Derivative;
+use birkhoff_ir::tensor::autodiff::functions::{Reverse, forward, reverse};
+use birkhoff_ir::tensor::bind::{Bindings, bind};
+use birkhoff_ir::tensor::eval::{Tensor, eval};
+use birkhoff_ir::tensor::random::random_input;
+use birkhoff_ir::tensor::samples::sample;
+use birkhoff_ir::tensor::text::{parse, print};
+use birkhoff_ir::tensor::{Domain, FuncId, Module, OpKind, verify};
+
+fn sizes() -> SizeEnv {
+    SizeEnv::from([("T".into(), 5)])
+}
+
+/// Random values for all arguments, from their domains.
+fn inputs(module: &Module, func: FuncId, seed: u64) -> Vec<Tensor> {
+    let func = module.func(func);
+    let arguments = func.inputs.iter().zip(func.input_values());
+    arguments.map(|(input, value)| draw(module, func.ty(value), &input.name, input.domain, seed)).collect()
+}
+
+fn draw(
+    _module: &Module,
+    ty: &birkhoff_ir::tensor::TensorType,
+    name: &str,
+    domain: Domain,
+    seed: u64,
+) -> Tensor {
+    let shape: Vec<usize> = ty.shape.iter().map(|dim| dim.eval(&sizes()).unwrap() as usize).collect();
+    random_input(seed, name, domain, ty.dtype, &shape).unwrap()
+}
+
+fn run(module: &Module, func: FuncId, inputs: &[Tensor]) -> Vec<Tensor> {
+    eval(module, func, &sizes(), inputs).unwrap_or_else(|error| panic!("{}", error.message))
+}
+
+/// Positions of float arguments and of float results.
+fn floats(module: &Module, func: FuncId) -> (Vec<usize>, Vec<usize>) {
+    let func = module.func(func);
+    let inputs = func.input_values().enumerate();
+    let inputs = inputs.filter(|(_, value)| func.ty(*value).dtype.is_float()).map(|(pos, _)| pos).collect();
+    let outputs = func.outputs.iter().enumerate();
+    let outputs =
+        outputs.filter(|(_, out)| func.ty(out.value).dtype.is_float()).map(|(pos, _)| pos).collect();
+    (inputs, outputs)
+}
+
+/// `x + step * direction`, at the float arguments.
+fn moved(inputs: &[Tensor], wrt: &[usize], directions: &[Tensor], step: f64) -> Vec<Tensor> {
+    let mut moved = inputs.to_vec();
+    for (pos, direction) in wrt.iter().zip(directions) {
+        let values: Vec<f64> =
+            inputs[*pos].to_f64s().iter().zip(direction.to_f64s()).map(|(x, d)| x + step * d).collect();
+        moved[*pos] = Tensor::from_f64s(DType::F64, inputs[*pos].shape().to_vec(), &values).unwrap();
+    }
+    moved
+}
+
+fn dot(x: &[Tensor], y: &[Tensor]) -> f64 {
+    let pair =
+        |(x, y): (&Tensor, &Tensor)| -> f64 { x.to_f64s().iter().zip(y.to_f64s()).map(|(x, y)| x * y).sum() };
+    x.iter().zip(y).map(pair).sum()
+}
+
+/// The fourth-order central difference of `<ct, f(x + t v)>` at `t = 0`.
+fn difference(
+    module: &Module,
+    func: FuncId,
+    at: &[Tensor],
+    wrt: &[usize],
+    v: &[Tensor],
+    of: &[usize],
+    ct: &[Tensor],
+) -> f64 {
+    let value = |step: f64| {
+        let outputs = run(module, func, &moved(at, wrt, v, step));
+        let chosen: Vec<Tensor> = of.iter().map(|pos| outputs[*pos].clone()).collect();
+        dot(&chosen, ct)
+    };
+    let h = 1e-4;
+    (8.0 * (value(h) - value(-h)) - (value(2.0 * h) - value(-2.0 * h))) / (12.0 * h)
+}
+
+fn names(module: &Module, func: FuncId, inputs: &[usize], outputs: &[usize]) -> (Vec<String>, Vec<String>) {
+    let func = module.func(func);
+    let inputs = inputs.iter().map(|pos| func.inputs[*pos].name.to_string()).collect();
+    let outputs = outputs.iter().map(|pos| func.outputs[*pos].name.to_string()).collect();
+    (inputs, outputs)
+}
+
+/// Directional derivatives of `func` forward and in reverse against differences, within `tolerance` of their size. Returns
+/// the reverse function.
+fn check(module: &mut Module, func: FuncId, what: &str, tolerance: f64) -> FuncId {
+    let (wrt, of) = floats(module, func);
+    let (wrt_names, of_names) = names(module, func, &wrt, &of);
+    let ask = Reverse { wrt: wrt_names.clone(), of: of_names, ..Reverse::default() };
+    let backward = reverse(module, func, &ask).unwrap_or_else(|why| panic!("{what}: {why}"));
+    let onward = forward(module, func, &wrt_names, true).unwrap_or_else(|why| panic!("{what}: {why}"));
+    verify(module).unwrap_or_else(|errors| panic!("{what}: {}", errors.render(what, "")));
+    let printed = print(module);
+    assert_eq!(print(&parse(&printed).unwrap()), printed);
+    for seed in 1..=3 {
+        let at = inputs(module, func, seed);
+        let random = |pos: &usize, prefix: &str, ty: &Tensor| {
+            let shape = ty.shape().to_vec();
+            random_input(seed, &format!("{prefix}{pos}"), Domain::default(), DType::F64, &shape).unwrap()
+        };
+        let v: Vec<Tensor> = wrt.iter().map(|pos| random(pos, "v", &at[*pos])).collect();
+        let outputs = run(module, func, &at);
+        let ct: Vec<Tensor> = of.iter().map(|pos| random(pos, "ct", &outputs[*pos])).collect();
+        let expected = difference(module, func, &at, &wrt, &v, &of, &ct);
+        let size = expected.abs().max(1.0);
+        let with_ct: Vec<Tensor> = at.iter().chain(&ct).cloned().collect();
+        let gradients = run(module, backward, &with_ct);
+        let found = dot(&gradients, &v);
+        assert!(
+            (found - expected).abs() <= tolerance * size,
+            "{what} in reverse: {found}, differences {expected}"
+        );
+        let with_v: Vec<Tensor> = at.iter().chain(&v).cloned().collect();
+        let results = run(module, onward, &with_v);
+        assert_eq!(
+            results[..outputs.len()].iter().map(Tensor::to_le_bytes).collect::<Vec<_>>(),
+            outputs.iter().map(Tensor::to_le_bytes).collect::<Vec<_>>(),
+            "{what}: values beside tangents"
+        );
+        let found = dot(&results[outputs.len()..], &ct);
+        assert!(
+            (found - expected).abs() <= tolerance * size,
+            "{what} forward: {found}, differences {expected}"
+        );
+    }
+    backward
+}
+
+/// The sample in f64.
+fn exact_sample(kind: OpKind) -> (Module, FuncId) {
+    let (module, func) = sample(kind).unwrap_or_else(|errors| panic!("{}: {errors}", kind.name()));
+    (bind(&module, &Bindings { float: Some(DType::F64), ..Bindings::default() }).unwrap(), func)
+}
+
+#[test]
+fn every_op_has_the_derivative_that_differences_have() {
+    for kind in OpKind::all() {
+        let (mut module, func) = exact_sample(kind);
+        let (wrt, of) = floats(&module, func);
+        if wrt.is_empty() || of.is_empty() {
+            assert!(
+                matches!(kind.derivative(), Derivative::Zero(_)),
+                "{} needs a sample of floats",
+                kind.name()
+            );
+            continue;
+        }
+        if kind == OpKind::StopGradient {
+            continue;
+        }
+        // A sample converted to bf16 is bound to f64 here, so nothing is rounded.
+        let backward = check(&mut module, func, kind.name(), 1e-7);
+        // Once more: the derivative of the gradient, by the same rules and the transposed loops.
+        check(&mut module, backward, &format!("gradient of {}", kind.name()), 1e-6);
+    }
+}
+
+#[test]
+fn ops_whose_derivative_is_zero_give_zeros() {
+    for kind in OpKind::all().filter(|kind| matches!(kind.derivative(), Derivative::Zero(_))) {
+        let (mut module, func) = exact_sample(kind);
+        let (wrt, of) = floats(&module, func);
+        let (wrt, of) = names(&module, func, &wrt, &of);
+        if wrt.is_empty() || of.is_empty() {
+            continue;
+        }
+        let backward = reverse(&mut module, func, &Reverse { wrt, of, ..Reverse::default() }).unwrap();
+        let gradients = run(&module, backward, &inputs(&module, backward, 1));
+        assert!(gradients.iter().all(|gradient| gradient.to_f64s().iter().all(|value| *value == 0.0)));
+    }
+}
