@@ -11,7 +11,7 @@ use birkhoff_ir::kernel::{Block, ForKind, Func, Index, Inst, Stmt, Var};
 use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::{FuncId, Module};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Prices functions by lowering them.
@@ -107,10 +107,11 @@ fn instructions(kernel: &Func, sizes: &SizeEnv, native_lanes: u32) -> f64 {
         let extent = axis.extent.eval(sizes).unwrap_or(1).max(1) as f64;
         let count = f64::from(axis.tile).min(extent);
         tiles *= extent / count;
-        vars.insert(axis.base, 0.0);
+        vars.insert(axis.base, (extent - count) / 2.0);
         vars.insert(axis.count, count);
     }
-    let mut walk = InstructionWalk { kernel, sizes, native: f64::from(native_lanes), vars };
+    let spread = kernel.grid.iter().map(|axis| axis.base).collect();
+    let mut walk = InstructionWalk { kernel, sizes, native: f64::from(native_lanes), vars, spread };
     tiles * walk.block(&kernel.body, None)
 }
 
@@ -118,8 +119,10 @@ struct InstructionWalk<'a> {
     kernel: &'a Func,
     sizes: &'a SizeEnv,
     native: f64,
-    /// Values of integer variables, as far as they bound loops.
+    /// Values of integer variables, as far as they bound loops; of those that differ between tiles the mean.
     vars: BTreeMap<Var, f64>,
+    /// Variables that differ between tiles.
+    spread: BTreeSet<Var>,
 }
 
 impl InstructionWalk<'_> {
@@ -167,11 +170,30 @@ impl InstructionWalk<'_> {
 
     /// Remembers integers that may bound loops.
     fn note(&mut self, var: Var, inst: &Inst) {
+        let is_spread = match inst {
+            Inst::Index(index) => index.terms.iter().any(|(var, _)| self.spread.contains(var)),
+            Inst::Scalar(ScalarOp::Div, args) => args.iter().any(|arg| self.spread.contains(arg)),
+            _ => false,
+        };
+        if is_spread {
+            self.spread.insert(var);
+        }
         let value = match inst {
             Inst::Index(index) => self.index(index),
             Inst::Scalar(ScalarOp::Div, args) => {
                 let part = |arg: &Var| self.vars.get(arg).copied().unwrap_or(1.0);
-                (part(&args[0]) / part(&args[1]).max(1.0)).floor()
+                let by = part(&args[1]).max(1.0);
+                let quotient = part(&args[0]) / by;
+                // On average, what is rounded away is half of what it can be.
+                if is_spread { (quotient - (by - 1.0) / (2.0 * by)).max(0.0) } else { quotient.floor() }
+            }
+            // Of the places that are left and a whole tile: mostly a whole tile.
+            Inst::Scalar(ScalarOp::Min, args) => {
+                let known = args.iter().filter(|arg| !self.spread.contains(*arg));
+                match known.filter_map(|arg| self.vars.get(arg)).copied().reduce(f64::min) {
+                    Some(least) => least,
+                    None => return,
+                }
             }
             _ => return,
         };
