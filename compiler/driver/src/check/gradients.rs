@@ -10,7 +10,7 @@
 //! or the slopes to both sides differ, the comparison is inconclusive and made again at another point, [`N_POINTS`] in all.
 
 use super::line::{Point, Subject, array, flat};
-use super::numeric::{Samples, Slope};
+use super::numeric::{STEPS, Samples, Slope};
 use super::report::{Row, Test, Verdict, Worst, place};
 use crate::gradient::Loops;
 use birkhoff_compiler::expand::differentiate;
@@ -35,7 +35,9 @@ const ADJOINT: f64 = 1e-9;
 /// Points at which a comparison is tried.
 pub const N_POINTS: u64 = 4;
 /// Single elements per input.
-const N_ELEMENTS: usize = 5;
+const N_ELEMENTS: usize = 3;
+/// How often a function is evaluated for each of its inputs: on both sides of every step of every line.
+pub(super) const EVALUATIONS_PER_INPUT: u64 = 2 * STEPS.len() as u64 * (N_ELEMENTS as u64 + 2);
 
 const KINK: &str = "the slopes to both sides differ";
 const UNSHARP: &str = "the differences are too coarse";
@@ -359,10 +361,14 @@ impl<'a> Site<'a> {
     /// `<ct, J v>` against `<J^T ct, v>` along the first line, which moves most.
     fn adjoint_row(&self, lines: &[Line], tangents: &[Vec<f64>]) -> Option<Row> {
         let (line, tangent) = lines.first().zip(tangents.first())?;
-        let mut row = Row::new(Test::Adjoint, "");
+        let mut row = Row::new(Test::Adjoint, "all");
         for (cotangent, ways) in self.cotangents.iter().zip(&self.gradients) {
             let expected = dot(&cotangent.flat, tangent);
             let mut size: f64 = cotangent.flat.iter().zip(tangent).map(|(ct, dot)| (ct * dot).abs()).sum();
+            // Derivatives that are zero are so up to the rounding of the values.
+            let values =
+                cotangent.flat.iter().zip(&line.samples.origin).map(|(ct, value)| (ct * value).abs());
+            size += SMALLEST * values.filter(|value| value.is_finite()).sum::<f64>();
             for gradients in ways {
                 let mut found = 0.0;
                 for (pos, change) in &line.changes {

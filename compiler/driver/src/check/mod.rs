@@ -20,6 +20,7 @@ pub mod numeric;
 pub mod report;
 pub mod sizes;
 mod targets;
+mod work;
 
 pub use gradients::{Claim, Derivatives, compare};
 pub use report::{FunctionReport, Report, Row, Test, Verdict, Worst};
@@ -34,6 +35,7 @@ use crate::signature::{Signature, concrete};
 use crate::spec::{Content, Spec};
 use crate::target::Target;
 use crate::tensor_file::TensorFile;
+use birkhoff_compiler::expand::expand;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::dtype::DType;
@@ -41,6 +43,9 @@ use birkhoff_ir::tensor::eval::{Tensor, eval};
 use birkhoff_ir::tensor::random::random_input;
 use birkhoff_ir::tensor::{Domain, FuncId, Module};
 use targets::Comparison;
+
+/// Elements that a check may compute: minutes.
+const MAX_ELEMENTS: u64 = 1 << 32;
 
 /// What to check.
 #[derive(Clone, Debug)]
@@ -143,6 +148,7 @@ fn sized(spec: &Spec, file: Option<&TensorFile>, seed: u64) -> Result<(Spec, Vec
     }
     let accepts = |candidate: &Spec| -> Result<(), Error> {
         let bound = Bound::of(&candidate.clone().float(DType::F64))?;
+        bound.affordable().map_err(|error| candidate.error(error))?;
         let inputs = bound.inputs(None, seed, 0)?;
         eval(&bound.module, bound.id, &bound.sizes, &inputs).map_err(|error| candidate.error(error))?;
         Ok(())
@@ -171,6 +177,24 @@ impl Bound {
 
     fn func(&self) -> &birkhoff_ir::tensor::Func {
         self.module.func(self.id)
+    }
+
+    /// Refuses what would take much longer than anybody waits.
+    fn affordable(&self) -> Result<(), Diagnostic> {
+        let n_inputs = self.func().inputs.len() as u64;
+        let evaluations = n_inputs.saturating_mul(gradients::EVALUATIONS_PER_INPUT).max(1);
+        // The evaluator computes on composites in their expansion.
+        let (module, id) = expand(&self.module, self.id).map_err(Diagnostic::verify)?;
+        let elements = work::elements(&module, id, &self.sizes);
+        if elements.saturating_mul(evaluations) <= MAX_ELEMENTS {
+            return Ok(());
+        }
+        let message = format!(
+            "a check of @{} would evaluate it {evaluations} times, computing {elements} elements each time",
+            self.signature.name
+        );
+        let help = "give smaller sizes with --dim, or smaller numbers of iterations with --set";
+        Err(Diagnostic::input(self.func().span, message).help(help))
     }
 
     /// Inputs in the function's types: those of the file, or random ones of the trial.

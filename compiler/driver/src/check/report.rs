@@ -109,7 +109,7 @@ pub struct Row {
     pub n_inconclusive: usize,
     /// The worst of them.
     pub worst: Option<Worst>,
-    /// Why it is inconclusive or skipped; empty otherwise.
+    /// Why it is inconclusive or skipped, or failed without numbers; empty otherwise.
     pub why: String,
 }
 
@@ -131,6 +131,11 @@ impl Row {
     /// A test that cannot be made.
     pub fn skipped(test: Test, name: impl Into<String>, why: impl Into<String>) -> Row {
         Row { verdict: Verdict::Skipped, why: why.into(), ..Row::new(test, name) }
+    }
+
+    /// A test that ended in an error of ours.
+    pub fn failed(test: Test, name: impl Into<String>, why: impl Into<String>) -> Row {
+        Row { verdict: Verdict::Failed, why: why.into(), ..Row::new(test, name) }
     }
 
     /// Takes a comparison in.

@@ -6,8 +6,6 @@
 //! tried, the first that verifies and evaluates is taken.
 
 use crate::error::Error;
-use crate::options::{Options, Stage};
-use crate::pipeline::lower;
 use crate::spec::{Content, Spec};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::tensor::{DimDecl, DimKind};
@@ -34,7 +32,9 @@ pub struct Size {
 
 /// Picks sizes for the function that `spec` picks. Sizes in `given` stay.
 ///
-/// Errors: those of the spec with the sizes that it says itself, where no proposal does.
+/// `accepts` tells whether a spec, all of whose sizes are given, can be evaluated.
+///
+/// Errors: those of the spec, where no proposal is accepted.
 pub fn shrink(
     spec: &Spec,
     given: &SizeEnv,
@@ -62,17 +62,11 @@ pub fn shrink(
             }
         }
     }
-    match (accepts(spec), first_error) {
-        (Ok(()), _) => Ok((spec.clone(), told(spec))),
-        (Err(error), None) => Err(error),
-        // A size that has no value says less than what is wrong at small ones.
-        (Err(error), Some(first)) => Err(if free.is_empty() { error } else { first }),
+    match accepts(spec) {
+        Ok(()) => Ok((spec.clone(), told(spec))),
+        // What is wrong at small sizes says more than what is wrong at large ones.
+        Err(error) => Err(first_error.unwrap_or(error)),
     }
-}
-
-/// Whether the spec binds and verifies.
-pub fn binds(spec: &Spec) -> Result<(), Error> {
-    lower(spec, &Options::default(), Stage::Tensor, &mut |_| ()).map(|_| ())
 }
 
 fn propose(spec: &Spec, small: &[&DimDecl], proposal: &[i64]) -> Spec {
