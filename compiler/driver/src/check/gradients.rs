@@ -9,7 +9,7 @@
 //! differences, plus [`ROUNDING`] of the size of what is summed. Where the estimate is no better than [`COARSE`] of that size,
 //! or the slopes to both sides differ, the comparison is inconclusive and made again at another point, [`N_POINTS`] in all.
 
-use super::line::{Point, Subject, array, flat};
+use super::line::{Point, Subject, array, flat, root_mean_square};
 use super::numeric::{STEPS, Samples, Slope};
 use super::report::{Row, Test, Verdict, Worst, place};
 use crate::gradient::Loops;
@@ -153,9 +153,7 @@ struct Site<'a> {
 impl<'a> Site<'a> {
     fn new(claim: &'a Claim<'a>, point: &'a Point<'a>, trial: u64) -> Result<Site<'a>, Diagnostic> {
         let unit = |tensor: &Tensor| {
-            let values = tensor.to_f64s();
-            let squares: f64 = values.iter().map(|value| value * value).sum();
-            let size = (squares / values.len().max(1) as f64).sqrt();
+            let size = root_mean_square(&tensor.to_f64s());
             if size > 0.0 && size.is_finite() { size } else { 1.0 }
         };
         let units = point.inputs.iter().map(unit).collect();
@@ -368,7 +366,8 @@ impl<'a> Site<'a> {
             // Derivatives that are zero are so up to the rounding of the values.
             let values =
                 cotangent.flat.iter().zip(&line.samples.origin).map(|(ct, value)| (ct * value).abs());
-            size += SMALLEST * values.filter(|value| value.is_finite()).sum::<f64>();
+            let values = values.filter(|value| value.is_finite()).sum::<f64>();
+            size += SMALLEST * values.max(line.samples.background);
             for gradients in ways {
                 let mut found = 0.0;
                 for (pos, change) in &line.changes {

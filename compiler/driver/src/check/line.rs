@@ -49,6 +49,8 @@ pub struct Point<'a> {
     pub outputs: Vec<Part>,
     /// Their elements.
     origin: Vec<f64>,
+    /// The largest root mean square of an input or output.
+    background: f64,
 }
 
 impl<'a> Subject<'a> {
@@ -84,7 +86,10 @@ impl<'a> Subject<'a> {
                 origin.extend(tensor.to_f64s());
             }
         }
-        Ok(Point { subject: self, inputs, stops, outputs, origin })
+        let floats = inputs.iter().chain(&results).filter(|tensor| tensor.dtype().is_float());
+        let sizes = floats.map(|tensor| root_mean_square(&tensor.to_f64s())).filter(|size| size.is_finite());
+        let background = sizes.fold(0.0, f64::max);
+        Ok(Point { subject: self, inputs, stops, outputs, origin, background })
     }
 }
 
@@ -101,7 +106,7 @@ impl Point<'_> {
                 self.moved(direction, -step, moves_stops)?,
             ));
         }
-        Ok(Samples { origin: self.origin.clone(), levels })
+        Ok(Samples { origin: self.origin.clone(), levels, background: self.background })
     }
 
     fn moved(&self, direction: &Direction, step: f64, moves_stops: bool) -> Result<Vec<f64>, Diagnostic> {
@@ -120,6 +125,12 @@ impl Point<'_> {
         let n_outputs = self.subject.func().outputs.len();
         Ok(flat(results.iter().take(n_outputs).filter(|tensor| tensor.dtype().is_float())))
     }
+}
+
+/// `sqrt(mean(x^2))`; 0 of nothing.
+pub fn root_mean_square(values: &[f64]) -> f64 {
+    let squares: f64 = values.iter().map(|value| value * value).sum();
+    (squares / values.len().max(1) as f64).sqrt()
 }
 
 /// All elements, one tensor after the other.

@@ -23,6 +23,8 @@ pub struct Samples {
     pub origin: Vec<f64>,
     /// Step, values at `+step`, values at `-step`; in the order of [`STEPS`].
     pub levels: Vec<(f64, Vec<f64>, Vec<f64>)>,
+    /// The size of numbers that the values are computed from: their rounding is in the values, however small these are.
+    pub background: f64,
 }
 
 /// A derivative along a line.
@@ -44,15 +46,16 @@ impl Samples {
     /// The derivative of one element; `None` where fewer than two steps have numbers.
     pub fn slope_at(&self, idx: usize) -> Option<Slope> {
         let levels = self.levels.iter().map(|(step, plus, minus)| (*step, plus[idx], minus[idx]));
-        slope(self.origin[idx], levels, self.origin[idx].abs())
+        slope(self.origin[idx], levels, self.origin[idx].abs().max(self.background))
     }
 
     /// The derivative of the elements' sum with `weights`; `None` where fewer than two steps have numbers.
     pub fn slope_of(&self, weights: &[f64]) -> Option<Slope> {
         let dot = |values: &[f64]| weighted(weights, values).sum::<f64>();
         let levels = self.levels.iter().map(|(step, plus, minus)| (*step, dot(plus), dot(minus)));
-        let size = weighted(weights, &self.origin).map(f64::abs).sum();
-        let mut found = slope(dot(&self.origin), levels, size)?;
+        let size: f64 = weighted(weights, &self.origin).map(f64::abs).sum();
+        let largest = weights.iter().fold(0.0, |largest: f64, weight| largest.max(weight.abs()));
+        let mut found = slope(dot(&self.origin), levels, size.max(largest * self.background))?;
         // The middle of the ladder is good enough for a size.
         if let Some((step, plus, minus)) = self.levels.get(self.levels.len() / 2) {
             let parts = weights.iter().zip(plus).zip(minus).filter(|((weight, _), _)| **weight != 0.0);
@@ -123,7 +126,8 @@ mod tests {
     use super::*;
 
     fn sampled(f: impl Fn(f64) -> Vec<f64>) -> Samples {
-        Samples { origin: f(0.0), levels: STEPS.map(|step| (step, f(step), f(-step))).to_vec() }
+        let levels = STEPS.map(|step| (step, f(step), f(-step))).to_vec();
+        Samples { origin: f(0.0), levels, background: 0.0 }
     }
 
     fn one(f: impl Fn(f64) -> f64) -> Option<Slope> {

@@ -17,7 +17,7 @@ const KEPT: i64 = 8;
 /// What open and large sizes become, in the order of declaration. Different ones first, then such as divide each other, then
 /// equal ones.
 const PROPOSALS: [[i64; 6]; 5] =
-    [[5, 7, 3, 6, 2, 4], [7, 6, 5, 3, 2, 2], [8, 4, 2, 6, 4, 2], [2, 4, 8, 4, 8, 2], [4, 4, 4, 4, 4, 4]];
+    [[3, 5, 7, 2, 6, 4], [7, 6, 5, 3, 2, 2], [8, 4, 2, 6, 4, 2], [2, 4, 8, 4, 8, 2], [4, 4, 4, 4, 4, 4]];
 
 /// A size of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
