@@ -28,7 +28,8 @@ fn normal(name: &str, std: f64, shape: &[usize]) -> Vec<f64> {
 
 /// Calls with f64 arrays of one shape each.
 fn call(function: &Function, arrays: &[(&str, &[f64], &[i64])], output: &str) -> Vec<f64> {
-    let inputs = arrays.iter().fold(Inputs::new(), |inputs, (name, data, shape)| inputs.slice(name, data, shape));
+    let inputs =
+        arrays.iter().fold(Inputs::new(), |inputs, (name, data, shape)| inputs.slice(name, data, shape));
     let outputs = function.call(&inputs).unwrap_or_else(|error| panic!("{error}"));
     outputs.slice::<f64>(output).expect("an output of f64").to_vec()
 }
@@ -64,7 +65,11 @@ fn gradients_through_sinkhorn_loops_are_those_of_differences() {
             let loss = built(&spec);
             let gradient = built(&spec.grad(&["m"]).expect("a gradient"));
             for std in [1.0, 2.0, 4.0] {
-                let (m, w, v) = (normal("m", std, &[b, n, n]), normal("w", 1.0, &[b, n, n]), normal("v", 1.0, &[b, n, n]));
+                let (m, w, v) = (
+                    normal("m", std, &[b, n, n]),
+                    normal("w", 1.0, &[b, n, n]),
+                    normal("v", 1.0, &[b, n, n]),
+                );
                 let expected =
                     slope(|t| call(&loss, &[("m", &moved(&m, &v, t), &shape), ("w", &w, &shape)], "loss")[0]);
                 let found = call(&gradient, &[("m", &m, &shape), ("w", &w, &shape)], "grad.m");
@@ -112,7 +117,8 @@ fn hessians_times_vectors_are_differences_of_gradients() {
             let at = moved(&m, &v, t);
             dot(&call(&gradient, &[("m", &at, &shape), ("w", &w, &shape)], "grad.m"), &u)
         });
-        let arrays: [(&str, &[f64], &[i64]); 3] = [("m", &m, &shape), ("w", &w, &shape), ("dot.m", &v, &shape)];
+        let arrays: [(&str, &[f64], &[i64]); 3] =
+            [("m", &m, &shape), ("w", &w, &shape), ("dot.m", &v, &shape)];
         let found = dot(&call(&product, &arrays, "dot.grad.m"), &u);
         assert!((found - expected).abs() <= 1e-7 * expected.abs().max(1.0), "{form}: {found} for {expected}");
     }
@@ -134,7 +140,8 @@ fn gradients_are_the_same_bits_on_any_number_of_threads() {
         let function = compile(&layer(20).dim("T", 333), &options).unwrap_or_else(|error| panic!("{error}"));
         let random = function.random_inputs(3).expect("inputs");
         let named = function.signature().inputs.iter().zip(&random);
-        let inputs = named.fold(Inputs::new(), |inputs, ((name, _), buffer)| inputs.view(name, buffer.view()));
+        let inputs =
+            named.fold(Inputs::new(), |inputs, ((name, _), buffer)| inputs.view(name, buffer.view()));
         let outputs = function.call(&inputs).unwrap_or_else(|error| panic!("{error}"));
         seen.push(outputs.iter().flat_map(|(_, buffer)| buffer.view().bytes().to_vec()).collect());
     }
