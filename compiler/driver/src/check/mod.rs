@@ -189,9 +189,9 @@ impl Bound {
         if elements.saturating_mul(evaluations) <= MAX_ELEMENTS {
             return Ok(());
         }
+        let name = &self.signature.name;
         let message = format!(
-            "a check of @{} would evaluate it {evaluations} times, computing {elements} elements each time",
-            self.signature.name
+            "a check of @{name} would compute {evaluations} times {elements} elements, more than {MAX_ELEMENTS}"
         );
         let help = "give smaller sizes with --dim, or smaller numbers of iterations with --set";
         Err(Diagnostic::input(self.func().span, message).help(help))

@@ -10,6 +10,7 @@ use crate::spec::{Content, Spec};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::tensor::{DimDecl, DimKind};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Fixed sizes up to this stay as they are.
 const KEPT: i64 = 8;
@@ -18,6 +19,9 @@ const KEPT: i64 = 8;
 /// equal ones.
 const PROPOSALS: [[i64; 6]; 5] =
     [[3, 5, 7, 2, 6, 4], [7, 6, 5, 3, 2, 2], [8, 4, 2, 6, 4, 2], [2, 4, 8, 4, 8, 2], [4, 4, 4, 4, 4, 4]];
+
+/// How many of them are of different ones.
+const N_DIFFERENT: usize = 2;
 
 /// A size of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -51,8 +55,14 @@ pub fn shrink(
             .copied()
             .filter(|decl| is_large(decl) && !keeps_fixed || !matches!(decl.kind, DimKind::Static(Some(_))))
             .collect();
-        for proposal in &PROPOSALS {
-            let candidate = propose(spec, &small, proposal);
+        let stays = |decl: &&DimDecl| !small.iter().any(|other| other.name == decl.name);
+        let fixed = free.iter().copied().filter(stays).filter_map(|decl| match decl.kind {
+            DimKind::Static(value) => value,
+            DimKind::RunTime { .. } => None,
+        });
+        let fixed: BTreeSet<i64> = fixed.chain(given.values().copied()).collect();
+        for number in 0..PROPOSALS.len() {
+            let candidate = propose(spec, &fixed, &small, number);
             match accepts(&candidate) {
                 Ok(()) => return Ok((candidate.clone(), told(&candidate))),
                 Err(error) => first_error = first_error.or(Some(error)),
@@ -69,8 +79,12 @@ pub fn shrink(
     }
 }
 
-fn propose(spec: &Spec, small: &[&DimDecl], proposal: &[i64]) -> Spec {
-    let sizes = small.iter().zip(proposal.iter().cycle());
+/// The spec with the sizes `small` from the proposal of that number.
+fn propose(spec: &Spec, fixed: &BTreeSet<i64>, small: &[&DimDecl], number: usize) -> Spec {
+    let proposal = PROPOSALS[number];
+    // Different from those that stay, too.
+    let is_new = |value: &&i64| number >= N_DIFFERENT || !fixed.contains(value);
+    let sizes = small.iter().zip(proposal.iter().filter(is_new).cycle());
     sizes.fold(spec.clone(), |spec, (decl, value)| {
         let value = match decl.kind {
             DimKind::RunTime { lo, hi, .. } => (*value).min(hi).max(lo),
