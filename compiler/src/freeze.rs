@@ -138,20 +138,8 @@ impl Walk {
             .collect();
         let counts: BTreeMap<usize, (usize, usize)> = loops.keys().copied().zip(counts?).collect();
         let mut b = Builder::new(&mut self.module, format!("{}_frozen", func.name));
-        let mut map = vec![ValueId(0); func.values.len()];
-        let mut given = vec![];
-        for position in 0..=func.inputs.len() {
-            if position == place {
-                for (idx, ty) in stops.iter().enumerate() {
-                    let name = format!("stop.{}.{idx}", func.name);
-                    given.push(b.input(name, ty.clone(), Domain::default())?);
-                }
-            }
-            if let Some(input) = func.inputs.get(position) {
-                let ty = func.values[position].ty.clone();
-                map[position] = b.input(input.name.clone(), ty, input.domain)?;
-            }
-        }
+        let (mut map, given) = arguments(&mut b, func, place, stops)?;
+        map.resize(func.values.len(), ValueId(0));
         let mut given = given.into_iter();
         for (idx, node) in func.nodes.iter().enumerate() {
             let mut args: Vec<ValueId> = node.args.iter().map(|arg| map[arg.0 as usize]).collect();
@@ -176,6 +164,27 @@ impl Walk {
         }
         Ok(b.finish_at(func.span))
     }
+}
+
+/// The arguments of `func`, with further ones of the types `stops` from position `place` on.
+fn arguments(
+    b: &mut Builder<'_>,
+    func: &Func,
+    place: usize,
+    stops: &[TensorType],
+) -> Result<(Vec<ValueId>, Vec<ValueId>), String> {
+    let own = |b: &mut Builder<'_>, range: std::ops::Range<usize>| -> Result<Vec<ValueId>, String> {
+        let inputs = func.inputs[range.clone()].iter().zip(&func.values[range]);
+        inputs.map(|(input, value)| b.input(input.name.clone(), value.ty.clone(), input.domain)).collect()
+    };
+    let place = place.min(func.inputs.len());
+    let mut arguments = own(b, 0..place)?;
+    let mut given = vec![];
+    for (idx, ty) in stops.iter().enumerate() {
+        given.push(b.input(format!("stop.{}.{idx}", func.name), ty.clone(), Domain::default())?);
+    }
+    arguments.extend(own(b, place..func.inputs.len())?);
+    Ok((arguments, given))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! - `stop_gradient` makes derivatives differ from those of the values on purpose. Differences are therefore taken of the
 //!   function in which what it gives is held at the point ([`birkhoff_compiler::freeze`]). Where holding it makes a difference,
 //!   the report has a note: one that nobody intended would be seen there.
-//! - Every target runs the values and gradients, as one function, in the spec's types and in f64 ([`targets`]).
+//! - Every target runs the values and gradients, as one function, in the spec's types and in f64 (`targets.rs`).
 //!
 //! Deliberately absent: proofs. A derivative that is wrong where no inputs were drawn passes, as does one that is wrong by
 //! less than the tolerance that the report states.

@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn smooth_functions_have_slopes_within_their_estimates() {
-        let cases: [(fn(f64) -> f64, f64); 6] = [
+        type Case = (fn(f64) -> f64, f64);
+        let cases: [Case; 6] = [
             (|t| (1.0 + t).exp(), 1f64.exp()),
             (|t| (30.0 * t).sin(), 30.0),
             (|t| 1e6 + t, 1.0),
