@@ -15,6 +15,7 @@ mod image;
 mod launch;
 mod memory;
 mod pool;
+pub mod ptx_sim;
 mod resolve;
 mod view;
 mod workspace;
