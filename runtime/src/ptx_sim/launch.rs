@@ -6,10 +6,10 @@
 
 use super::code::{Program, StaticArray};
 use super::exec::block::Block;
-use super::exec::{Fault, FaultKind, Machine, Order};
+use super::exec::{Fault, Machine, Order};
 use super::globals::{Globals, MAX_BLOCKS};
-use super::memory::{BufferId, Memory};
-use birkhoff_ir::diag::Diagnostic;
+use super::memory::{BufferId, Memory, Snapshot};
+use birkhoff_ir::diag::{Diagnostic, Span};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::ops::AddAssign;
 
@@ -169,32 +169,36 @@ impl Entry<'_> {
     ) -> Result<Counts, Diagnostic> {
         self.check_launch(launch)?;
         let params = self.pack(args, memory)?;
-        let machine = |order: Order| Machine {
+        let machine = |order: Order, looks_closely: bool| Machine {
             program: self.program,
             launch,
             options,
             globals: Globals::new(memory, self.statics, self.program.global_granule),
             params: params.clone(),
             order,
+            looks_closely,
         };
         let before = memory.snapshot();
-        let run = || -> Result<Counts, Box<Fault>> {
-            let forward = machine(Order::Forward);
+        let run = || -> Result<(Counts, Option<Snapshot>), Box<Fault>> {
+            let forward = machine(Order::Forward, false);
             let mut counts = pass(&forward, self.program.has_global_atomics)?;
             (counts.distinct_loaded_bytes, counts.distinct_stored_bytes) = forward.globals.distinct_bytes();
-            if options.orders == Orders::Both {
-                let after = memory.snapshot();
-                memory.restore(&before);
-                pass(&machine(Order::Reverse), self.program.has_global_atomics)?;
-                if let Some((buffer, byte)) = memory.difference(&after) {
-                    return Err(Box::new(self.disagreement(buffer, byte)));
-                }
-                memory.restore(&after);
+            if options.orders == Orders::Forward {
+                return Ok((counts, None));
             }
-            Ok(counts)
+            let after = memory.snapshot();
+            memory.restore(&before);
+            pass(&machine(Order::Reverse, false), self.program.has_global_atomics)?;
+            Ok((counts, Some(after)))
         };
         let fault = match run() {
-            Ok(counts) => return Ok(counts),
+            Ok((counts, None)) => return Ok(counts),
+            Ok((counts, Some(after))) => {
+                let difference = memory.difference(&after);
+                let error = difference.map(|(buffer, byte)| self.disagreement(buffer, byte));
+                memory.restore(if error.is_some() { &before } else { &after });
+                return error.map_or(Ok(counts), Err);
+            }
             Err(fault) => fault,
         };
         // Which fault came first may have depended on host threads, so blocks run again, one after the other.
@@ -202,7 +206,7 @@ impl Entry<'_> {
         for order in [Order::Forward, Order::Reverse] {
             memory.restore(&before);
             if order == Order::Forward || options.orders == Orders::Both {
-                faults.extend(pass(&machine(order), true).err());
+                faults.extend(pass(&machine(order, true), true).err());
             }
         }
         memory.restore(&before);
@@ -210,16 +214,13 @@ impl Entry<'_> {
         Err(first.diagnose(self.program, launch))
     }
 
-    fn disagreement(&self, buffer: &str, byte: usize) -> Fault {
-        Fault {
-            kind: FaultKind::Race,
-            place: 0,
-            block: 0,
-            thread: 0,
-            message: format!(
-                "or another leaves byte {byte} of `{buffer}` different when the threads of a block run in the other order"
-            ),
-        }
+    fn disagreement(&self, buffer: &str, byte: usize) -> Diagnostic {
+        let name = self.name();
+        Diagnostic::input(
+            Span::NONE,
+            format!("byte {byte} of `{buffer}` depends on the order in which the threads of a block of `{name}` run"),
+        )
+        .help("two threads store to it, or one loads what another stores, with nothing to order them")
     }
 
     fn check_launch(&self, launch: &Launch) -> Result<(), Diagnostic> {

@@ -36,6 +36,7 @@ impl<'m> Block<'m> {
             shared_places,
             frames: Frames::new(n_threads, program.private_bytes),
             counts: Counts::default(),
+            pending: None,
             block: 0,
             epoch: 1,
             clocks: vec![[0; WARP]; n_threads],
@@ -48,12 +49,13 @@ impl<'m> Block<'m> {
     /// Runs the block with number `block` and gives its counts.
     pub(in crate::ptx_sim) fn run(&mut self, block: u64) -> Result<Counts, Box<Fault>> {
         self.start(block);
-        let n_warps = self.threads.len().div_ceil(WARP);
         loop {
-            for idx in 0..n_warps {
-                let warp = self.ordered(idx, n_warps);
-                self.run_warp(warp)?;
+            let interval = self.run_interval();
+            if interval.as_ref().is_err_and(|fault| fault.kind == FaultKind::Race) {
+                return interval.map(|()| Counts::default());
             }
+            self.pending_fault()?;
+            interval?;
             if self.threads.iter().all(|thread| thread.state == State::Exited) {
                 break;
             }
@@ -62,6 +64,27 @@ impl<'m> Block<'m> {
         self.memory.counts.threads += self.threads.len() as u64;
         self.memory.counts.blocks += 1;
         Ok(std::mem::take(&mut self.memory.counts))
+    }
+
+    /// Runs all warps to the next barrier of the block.
+    fn run_interval(&mut self) -> Result<(), Box<Fault>> {
+        let n_warps = self.threads.len().div_ceil(WARP);
+        for idx in 0..n_warps {
+            let warp = self.ordered(idx, n_warps);
+            self.run_warp(warp)?;
+        }
+        Ok(())
+    }
+
+    /// The load that was put off, now that no race explains it.
+    fn pending_fault(&mut self) -> Result<(), Box<Fault>> {
+        match self.memory.pending.take() {
+            None => Ok(()),
+            Some((thread, place, trouble)) => {
+                let fault = self.fault(thread, trouble);
+                Err(Box::new(Fault { place, ..*fault }))
+            }
+        }
     }
 
     fn ordered(&self, idx: usize, n: usize) -> usize {
@@ -76,6 +99,7 @@ impl<'m> Block<'m> {
         self.memory.counts = Counts::default();
         self.memory.block = block;
         self.memory.epoch = 1;
+        self.memory.pending = None;
         self.memory.shared.clear();
         self.memory.frames.clear();
         self.memory.clocks.fill([0; WARP]);

@@ -12,7 +12,7 @@ mod thread;
 mod traffic;
 mod warp;
 
-pub(super) use fault::{Fault, FaultKind};
+pub(super) use fault::Fault;
 
 use super::code::{Program, SlotInit, Special};
 use super::globals::Globals;
@@ -34,6 +34,9 @@ pub(super) struct Machine<'m> {
     /// The bytes of the entry's parameters.
     pub(super) params: Vec<u8>,
     pub(super) order: Order,
+    /// A fault is known already and looked at closely: threads go on after a load of shared memory that nothing has
+    /// written, so that a store to it in the same interval is found to be a race.
+    pub(super) looks_closely: bool,
 }
 
 pub(super) const WARP: usize = 32;

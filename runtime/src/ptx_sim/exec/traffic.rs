@@ -19,6 +19,8 @@ pub(super) struct BlockMemory<'m> {
     pub(super) shared_places: Vec<Place>,
     pub(super) frames: Frames,
     pub(super) counts: Counts,
+    /// The first load of unwritten shared memory, where the machine looks closely: thread, place, trouble.
+    pub(super) pending: Option<(usize, u32, Trouble)>,
     /// The number of the block.
     pub(super) block: u64,
     pub(super) epoch: u32,
@@ -147,7 +149,11 @@ impl BlockMemory<'_> {
             Target::Shared(offset) => {
                 self.counts.shared_loaded_bytes += total as u64;
                 if !self.shared.is_defined(offset, total) {
-                    return Err(self.unwritten_shared(offset));
+                    let trouble = self.unwritten_shared(offset);
+                    if !self.machine.looks_closely {
+                        return Err(trouble);
+                    }
+                    self.pending.get_or_insert((thread, inst.place, trouble));
                 }
                 let who = who(inst, thread, self.epoch, &self.clocks);
                 let noted = self.shared.note_read(offset, total, &who);
