@@ -15,7 +15,7 @@ mod operands;
 mod scope;
 
 use super::ast::{Function, Inst as Parsed, Source, Stmt, VarSpace};
-use super::code::{Inst, MAX_SOURCES, NONE, Op, Program, SINK, Slot, StaticArray};
+use super::code::{Inst, MAX_SOURCES, NONE, Op, Program, SINK, Slot, Space, StaticArray};
 use super::lex::At;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use form::Form;
@@ -168,6 +168,7 @@ impl<'a, 's> Builder<'a, 's> {
         let n_sources = match op {
             Op::Copy | Op::Pack { .. } | Op::Unpack { .. } => 0,
             Op::Select => 1,
+            Op::Store(access) if access.space == Space::Frame => 1,
             _ => src.len().min(MAX_SOURCES),
         };
         let fill = |slots: &[Slot], idx: usize| slots.get(idx).copied().unwrap_or(SINK);

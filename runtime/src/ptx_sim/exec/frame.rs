@@ -25,21 +25,23 @@ impl Frames {
         thread * self.frame_bytes + address
     }
 
-    /// The value at `offset`, a checked one; `None` if some of its bytes hold nothing.
-    pub(super) fn load(&self, thread: usize, offset: usize, bytes: usize) -> Option<u64> {
+    /// The value at `offset`, a checked one, and a bit for each of its bytes that holds something.
+    pub(super) fn load(&self, thread: usize, offset: usize, bytes: usize) -> (u64, u8) {
         let start = self.start(thread, offset);
-        if !self.defined[start..start + bytes].iter().all(|defined| *defined) {
-            return None;
-        }
         let mut word = [0; 8];
         word[..bytes].copy_from_slice(&self.bytes[start..start + bytes]);
-        Some(u64::from_le_bytes(word))
+        let flags = &self.defined[start..start + bytes];
+        let defined = flags.iter().enumerate().fold(0, |mask, (idx, flag)| mask | (u8::from(*flag) << idx));
+        (u64::from_le_bytes(word), defined)
     }
 
-    pub(super) fn store(&mut self, thread: usize, offset: usize, bytes: usize, value: u64) {
+    /// Stores `bytes` bytes, of which those with a bit in `defined` hold something.
+    pub(super) fn store(&mut self, thread: usize, offset: usize, bytes: usize, value: u64, defined: u8) {
         let start = self.start(thread, offset);
         self.bytes[start..start + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
-        self.defined[start..start + bytes].fill(true);
+        for (idx, flag) in self.defined[start..start + bytes].iter_mut().enumerate() {
+            *flag = defined >> idx & 1 == 1;
+        }
     }
 
     /// Copies an argument or a result, with what is not defined in it.

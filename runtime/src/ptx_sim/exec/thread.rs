@@ -1,10 +1,10 @@
 //! One thread, from where it stands to where it must wait.
 
-use super::super::address::{LOCAL_WINDOW, SHARED_WINDOW, in_window};
-use super::super::code::{Combine, Inst, NONE, Op, Program, Slot, Space, Test, TestTy, Transfer};
+use super::super::address::{FIRST_BYTE, LOCAL_WINDOW, SHARED_WINDOW, in_window};
+use super::super::code::{Access, Combine, Inst, NONE, Op, Program, Slot, Space, Test, TestTy, Transfer};
 use super::super::num::convert::cvt;
 use super::super::num::float::{FloatTy, compare, float1, float2, fma, order, testp};
-use super::super::num::int::{bfi, divide, int1, int2, int3, lop3, prmt, shf};
+use super::super::num::int::{bfi, divide, int1, int2, int3, lop3, prmt, shf, sign_extend};
 use super::traffic::{BlockMemory, Trouble};
 
 /// What a thread is doing.
@@ -143,6 +143,12 @@ fn step(
             let value = value.ok_or_else(|| Trouble::other("divides an integer by zero"))?;
             regs.set(inst.dst[0], value);
         }
+        Op::Load(access) if access.space == Space::Frame => {
+            load_formal(inst, &access, thread_idx, regs, memory)
+        }
+        Op::Store(access) if access.space == Space::Frame => {
+            store_formal(inst, &access, thread_idx, regs, memory);
+        }
         Op::Load(access) => {
             let mut values = [0; 4];
             memory.load(inst, &access, thread_idx, a, &mut values)?;
@@ -244,6 +250,49 @@ fn carry_out(
                 memory.frames.copy(thread_idx, from, to, size_bytes);
             }
         }
+    }
+}
+
+/// The offset of a parameter of a function; the verifier has checked it.
+fn formal(regs: &Registers<'_>, inst: &Inst, access: &Access, idx: usize) -> usize {
+    let address = regs.get(inst.src[0]).wrapping_add_signed(access.offset);
+    (address - FIRST_BYTE) as usize + idx * usize::from(access.bytes)
+}
+
+/// Loads parameters of functions with what is undefined in them: a vector that is passed may be defined in part.
+fn load_formal(
+    inst: &Inst,
+    access: &Access,
+    thread_idx: usize,
+    regs: &mut Registers<'_>,
+    memory: &BlockMemory<'_>,
+) {
+    let bytes = usize::from(access.bytes);
+    for idx in 0..usize::from(access.n_elements) {
+        let (value, defined) = memory.frames.load(thread_idx, formal(regs, inst, access, idx), bytes);
+        let bits = access.signed_to.map_or(64, u32::from);
+        let extends = access.signed_to.is_some();
+        let value =
+            if extends { sign_extend(value, 8 * bytes as u32) & (u64::MAX >> (64 - bits)) } else { value };
+        let slot = inst.dst[idx] as usize;
+        regs.values[slot] = value;
+        let above = u16::from(DEFINED) << bytes;
+        regs.defined[slot] = defined | (above as u8);
+    }
+}
+
+fn store_formal(
+    inst: &Inst,
+    access: &Access,
+    thread_idx: usize,
+    regs: &Registers<'_>,
+    memory: &mut BlockMemory<'_>,
+) {
+    let bytes = usize::from(access.bytes);
+    for idx in 0..usize::from(access.n_elements) {
+        let slot = inst.src[idx + 1] as usize;
+        let offset = formal(regs, inst, access, idx);
+        memory.frames.store(thread_idx, offset, bytes, regs.values[slot], regs.defined[slot]);
     }
 }
 

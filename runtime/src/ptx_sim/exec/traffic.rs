@@ -163,12 +163,14 @@ impl BlockMemory<'_> {
                 }
             }
             Target::Private(offset) => {
-                self.counts.local_bytes += if access.space == Space::Frame { 0 } else { total as u64 };
+                self.counts.local_bytes += total as u64;
                 for (idx, value) in out.iter_mut().take(n_elements).enumerate() {
-                    let found = self.frames.load(thread, offset + idx * bytes, bytes);
-                    *value = found.ok_or_else(|| {
-                        Trouble::undefined("loads memory of the thread that nothing has written")
-                    })?;
+                    let (found, defined) = self.frames.load(thread, offset + idx * bytes, bytes);
+                    if defined.count_ones() as usize != bytes {
+                        let message = "loads memory of the thread that nothing has written";
+                        return Err(Trouble::undefined(message));
+                    }
+                    *value = found;
                 }
             }
             Target::Param(offset) => {
@@ -226,9 +228,9 @@ impl BlockMemory<'_> {
                 }
             }
             Target::Private(offset) => {
-                self.counts.local_bytes += if access.space == Space::Frame { 0 } else { total as u64 };
+                self.counts.local_bytes += total as u64;
                 for (idx, value) in values.iter().enumerate() {
-                    self.frames.store(thread, offset + idx * bytes, bytes, *value);
+                    self.frames.store(thread, offset + idx * bytes, bytes, *value, u8::MAX);
                 }
             }
             Target::Param(_) => return Err(Trouble::other("stores to a parameter of the entry")),
