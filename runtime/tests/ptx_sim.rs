@@ -55,7 +55,7 @@ fn twice(n: u32, grid: u32, n_host_threads: usize) -> (Counts, Vec<u8>) {
     let launch = Launch { grid: [grid, 1, 1], block: [96, 1, 1], dynamic_shared_bytes: 0 };
     let args = [Arg::Buffer(input), Arg::Buffer(output), Arg::U32(n)];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n_host_threads).build().expect("threads start");
-    let counts = pool.install(|| module.entry("twice").expect("there").run(&launch, &args, &memory));
+    let counts = pool.install(|| module.entry("twice").expect("there").run(&launch, &args, &mut memory));
     assert_eq!(memory.first_unwritten(output).expect("ours"), None);
     (counts.expect("runs"), memory.read(output).expect("ours"))
 }
@@ -83,7 +83,7 @@ fn results_do_not_depend_on_host_threads() {
     assert_eq!(twice(1003, 11, 1), twice(1003, 11, 4));
 }
 
-fn message_of(entry: &str, launch: Launch, args: &[Arg], memory: &Memory) -> String {
+fn message_of(entry: &str, launch: Launch, args: &[Arg], memory: &mut Memory) -> String {
     let module = Module::parse(TWICE).expect("legal");
     let options = Options { max_instructions: 10_000, ..Options::default() };
     let entry = module.entry(entry).expect("there");
@@ -99,31 +99,31 @@ fn launches_that_no_device_takes_are_refused() {
     let args = [Arg::Buffer(data), Arg::Buffer(data), Arg::U32(1)];
     let cases = [
         (
-            message_of("twice", launch(1, 2048), &args, &memory),
+            message_of("twice", launch(1, 2048), &args, &mut memory),
             "a block of [2048, 1, 1] threads cannot be launched (`twice`)",
         ),
         (
-            message_of("twice", launch(0, 32), &args, &memory),
+            message_of("twice", launch(0, 32), &args, &mut memory),
             "a grid of [0, 1, 1] blocks cannot be launched (`twice`)",
         ),
         (
-            message_of("twice", launch(1, 256), &args, &memory),
+            message_of("twice", launch(1, 256), &args, &mut memory),
             "`twice` says .maxntid 128, and the block has 256",
         ),
         (
-            message_of("exact", launch(1, 32), &[], &memory),
+            message_of("exact", launch(1, 32), &[], &mut memory),
             "`exact` says .reqntid [64, 1, 1], and the block is [32, 1, 1]",
         ),
         (
-            message_of("twice", launch(1, 32), &args[..2], &memory),
+            message_of("twice", launch(1, 32), &args[..2], &mut memory),
             "`twice` has 3 parameters, found 2 arguments",
         ),
         (
-            message_of("twice", launch(1, 32), &[args[0].clone(), args[1].clone(), Arg::U64(1)], &memory),
+            message_of("twice", launch(1, 32), &[args[0].clone(), args[1].clone(), Arg::U64(1)], &mut memory),
             "parameter `n` of `twice` has 4 bytes, and its argument 8",
         ),
         (
-            message_of("spin", launch(1, 32), &args[..1], &memory),
+            message_of("spin", launch(1, 32), &args[..1], &mut memory),
             "line 33: in `spin`, thread (0,0,0) of block (0,0,0) has executed more than 10000 instructions; does its loop end?",
         ),
     ];
@@ -147,7 +147,7 @@ fn a_fault_leaves_memory_as_it_was() {
     let launch = Launch { grid: [1, 1, 1], block: [96, 1, 1], dynamic_shared_bytes: 0 };
     let args = [Arg::Buffer(input), Arg::Buffer(output), Arg::U32(91)];
     let error =
-        module.entry("twice").expect("there").run(&launch, &args, &memory).expect_err("out of bounds");
+        module.entry("twice").expect("there").run(&launch, &args, &mut memory).expect_err("out of bounds");
     assert_eq!(
         error.message,
         "line 20: in `twice`, thread (90,0,0) of block (0,0,0) loads 16 bytes at byte 1440 of `in`, which has 1440 bytes"
@@ -187,7 +187,7 @@ fn text_that_llvm_emits_runs() {
     let output = memory.add_uninitialized("out", 4 * 128).expect("fits");
     let launch = Launch { grid: [2, 1, 1], block: [64, 1, 1], dynamic_shared_bytes: 0 };
     let args = [Arg::Buffer(input), Arg::Buffer(output), Arg::U32(128)];
-    let counts = module.entry("k").expect("there").run(&launch, &args, &memory).expect("runs");
+    let counts = module.entry("k").expect("there").run(&launch, &args, &mut memory).expect("runs");
     assert_eq!(counts.barriers, 2);
     let found = memory.read(output).expect("ours");
     for (idx, found) in found.chunks(4).enumerate() {
@@ -247,7 +247,7 @@ fn a_loop_runs_at_a_useful_speed() {
     let start = std::time::Instant::now();
     let entry = module.entry("work").expect("there");
     let counts =
-        entry.run_with(&options, &launch, &[Arg::Buffer(data), Arg::U32(2000)], &memory).expect("runs");
+        entry.run_with(&options, &launch, &[Arg::Buffer(data), Arg::U32(2000)], &mut memory).expect("runs");
     let rate = counts.instructions as f64 / start.elapsed().as_secs_f64() / 1e6;
     println!("{rate:.0} million instructions a second");
     assert_eq!(counts.instructions, 256 * (9 + 8 * 2000));

@@ -10,7 +10,7 @@
 //!
 //! Where `ptxas` is installed (`PTXAS`, or in the path) every legal file is assembled too.
 
-use birkhoff_runtime::ptx_sim::{Arg, BufferId, Launch, Memory, Module};
+use birkhoff_runtime::ptx_sim::{Arg, BufferId, Launch, Memory, Module, Options};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,7 +58,7 @@ fn check_values(path: &Path) -> Vec<String> {
     let args = [Arg::Buffer(input), Arg::Buffer(output)];
     let entry = module.entry("values").expect("the entry is there");
     entry
-        .run(&launch, &args, &memory)
+        .run(&launch, &args, &mut memory)
         .unwrap_or_else(|error| panic!("{}: {}", path.display(), error.message));
     let found = memory.read(output).expect("ours");
     let mut wrong = Vec::new();
@@ -118,7 +118,7 @@ fn outcome(text: &str) -> Result<(Memory, Vec<(String, BufferId)>), String> {
     let args: Vec<Arg> = buffers.iter().map(|(_, id)| Arg::Buffer(*id)).collect();
     let names = module.entries();
     let entry = module.entry(names[0]).map_err(|error| error.message)?;
-    entry.run(&launch, &args, &memory).map_err(|error| error.message)?;
+    entry.run(&launch, &args, &mut memory).map_err(|error| error.message)?;
     Ok((memory, buffers))
 }
 
@@ -176,4 +176,52 @@ fn cases_are_legal_ptx() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.success(), legal, "{}:\n{message}", path.display());
     }
+}
+
+/// A generator of the simplest kind (Knuth, MMIX), so that the texts are the same in every run.
+fn next(state: &mut u64) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) as usize
+}
+
+/// The text with one word taken out, doubled, or replaced by another of its words.
+fn damaged(text: &str, state: &mut u64) -> String {
+    let body = text.find(".version").unwrap_or(0);
+    let mut words: Vec<&str> = text[body..].split_inclusive([' ', ',', '.', ';', '\n']).collect();
+    let (at, from) = (next(state) % words.len(), next(state) % words.len());
+    match next(state) % 3 {
+        0 => drop(words.remove(at)),
+        1 => words.insert(at, words[at]),
+        _ => words[at] = words[from],
+    }
+    words.concat()
+}
+
+#[test]
+fn damaged_texts_end_in_errors_and_never_in_panics() {
+    let options = Options { max_instructions: 500, ..Options::default() };
+    let mut state = 1;
+    let (mut refused, mut stopped, mut ran) = (0, 0, 0);
+    for path in ["values", "faults", "works"].into_iter().flat_map(files) {
+        let text = std::fs::read_to_string(&path).expect("readable");
+        for _ in 0..40 {
+            let Ok(module) = Module::parse(&damaged(&text, &mut state)) else {
+                refused += 1;
+                continue;
+            };
+            let mut memory = Memory::new();
+            let launch = Launch { grid: [2, 1, 1], block: [40, 1, 1], dynamic_shared_bytes: 64 };
+            for name in module.entries() {
+                let entry = module.entry(name).expect("listed");
+                let n_params = entry.params().len();
+                let add = |_| memory.add("data", &[1; 4096]).expect("fits");
+                let args: Vec<Arg> = (0..n_params).map(add).map(Arg::Buffer).collect();
+                match entry.run_with(&options, &launch, &args, &mut memory) {
+                    Ok(_) => ran += 1,
+                    Err(_) => stopped += 1,
+                }
+            }
+        }
+    }
+    assert!(refused > 100 && stopped > 100 && ran > 10, "{refused} refused, {stopped} stopped, {ran} ran");
 }

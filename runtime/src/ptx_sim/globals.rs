@@ -94,7 +94,7 @@ impl<'m> Globals<'m> {
                 buffer.name
             ));
         }
-        if address % total != 0 {
+        if !address.is_multiple_of(total) {
             return Err(format!(
                 "{total} bytes at byte {offset} of `{}`, which is not aligned to {total} bytes",
                 buffer.name

@@ -18,6 +18,9 @@ const MAX_THREADS: u64 = 1024;
 /// The most shared memory of a block, declared and dynamic: that of sm_90.
 const MAX_SHARED_BYTES: u64 = 227 * 1024;
 
+/// The most local memory of a thread (same table).
+const MAX_LOCAL_BYTES: u64 = 512 * 1024;
+
 /// The extents of a launch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Launch {
@@ -152,7 +155,7 @@ impl Entry<'_> {
     /// Runs the kernel with the default [`Options`].
     ///
     /// Errors: as those of [`Entry::run_with`].
-    pub fn run(&self, launch: &Launch, args: &[Arg], memory: &Memory) -> Result<Counts, Diagnostic> {
+    pub fn run(&self, launch: &Launch, args: &[Arg], memory: &mut Memory) -> Result<Counts, Diagnostic> {
         self.run_with(&Options::default(), launch, args, memory)
     }
 
@@ -165,8 +168,10 @@ impl Entry<'_> {
         options: &Options,
         launch: &Launch,
         args: &[Arg],
-        memory: &Memory,
+        memory: &mut Memory,
     ) -> Result<Counts, Diagnostic> {
+        // From here on memory is shared among host threads; its words are atomic.
+        let memory: &Memory = memory;
         self.check_launch(launch)?;
         let params = self.pack(args, memory)?;
         let machine = |order: Order, looks_closely: bool| Machine {
@@ -247,6 +252,11 @@ impl Entry<'_> {
         if shared > MAX_SHARED_BYTES {
             return Err(Diagnostic::device(format!(
                 "`{name}` takes {shared} bytes of shared memory; a block has at most {MAX_SHARED_BYTES}"
+            )));
+        }
+        if self.program.private_bytes > MAX_LOCAL_BYTES {
+            return Err(Diagnostic::device(format!(
+                "`{name}` takes more than the {MAX_LOCAL_BYTES} bytes of local memory that a thread has"
             )));
         }
         if self.program.exact_threads.is_some_and(|exact| exact != launch.block) {

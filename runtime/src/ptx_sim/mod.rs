@@ -41,7 +41,7 @@
 //! let mut memory = Memory::new();
 //! let data = memory.add("data", &1.5_f32.to_le_bytes())?;
 //! let launch = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared_bytes: 0 };
-//! let counts = module.entry("twice")?.run(&launch, &[Arg::Buffer(data)], &memory)?;
+//! let counts = module.entry("twice")?.run(&launch, &[Arg::Buffer(data)], &mut memory)?;
 //! assert_eq!(memory.read(data)?, 3.0_f32.to_le_bytes());
 //! assert_eq!(counts.loaded_bytes, 4);
 //! # Ok::<(), birkhoff_ir::diag::Diagnostics>(())

@@ -195,9 +195,15 @@ impl<'a> Parser<'a> {
 
     fn vector(&mut self) -> Parsed<Operand<'a>> {
         self.expect('{')?;
-        let mut elements = vec![self.operand()?];
-        while self.eat(',') {
+        let mut elements = Vec::new();
+        loop {
+            if self.peek() == Tok::Punct('{') {
+                return self.expected("an element of a vector");
+            }
             elements.push(self.operand()?);
+            if !self.eat(',') {
+                break;
+            }
         }
         self.expect('}')?;
         Ok(Operand::Vector(elements))

@@ -56,7 +56,7 @@ impl<'a, 's> Builder<'a, 's> {
         let ftz = form.flag("ftz");
         let sat = form.flag("sat");
         let (ty, float) = self.float_type(form, &FLOATS)?;
-        if ty == Ty::F64 && (ftz || sat) || is_bf16(ty) && (ftz || sat) {
+        if (ty == Ty::F64 || is_bf16(ty)) && (ftz || sat) {
             return Err(form.error(format!("`{}` has no .ftz and no .sat", form.full_name())));
         }
         let mods = Mods { ftz, sat, ..Mods::default() };

@@ -45,11 +45,12 @@ pub(super) fn decode(source: &Source<'_>) -> Result<Verified, Diagnostics> {
         }
     }
     // Functions that no entry calls are verified too.
-    for function in &source.functions {
-        if !function.is_entry && function.body.is_some() && !called.contains(function.name) {
-            if let Err(Diagnostics(found)) = program(source, function) {
-                errors.extend(found);
-            }
+    let uncalled = |function: &&Function<'_>| {
+        !function.is_entry && function.body.is_some() && !called.contains(function.name)
+    };
+    for function in source.functions.iter().filter(uncalled) {
+        if let Err(Diagnostics(found)) = program(source, function) {
+            errors.extend(found);
         }
     }
     let mut names = std::collections::BTreeSet::new();

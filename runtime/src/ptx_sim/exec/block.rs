@@ -81,7 +81,7 @@ impl<'m> Block<'m> {
         match self.memory.pending.take() {
             None => Ok(()),
             Some((thread, place, trouble)) => {
-                let fault = self.fault(thread, trouble);
+                let fault = self.fault(thread, &trouble);
                 Err(Box::new(Fault { place, ..*fault }))
             }
         }
@@ -142,17 +142,17 @@ impl<'m> Block<'m> {
         let mut regs =
             Registers { values: &mut self.values[range.clone()], defined: &mut self.defined[range] };
         let result = run(&mut self.threads[thread], thread, &mut regs, &mut self.memory);
-        result.map_err(|trouble| self.fault(thread, trouble))
+        result.map_err(|trouble| self.fault(thread, &trouble))
     }
 
-    pub(super) fn fault(&self, thread: usize, trouble: Trouble) -> Box<Fault> {
+    pub(super) fn fault(&self, thread: usize, trouble: &Trouble) -> Box<Fault> {
         let pc = self.threads[thread].pc as usize;
         Box::new(Fault {
             kind: trouble.kind,
             place: self.memory.machine.program.code.get(pc).map_or(0, |inst| inst.place),
             block: self.memory.block,
             thread: thread as u32,
-            message: trouble.message,
+            message: trouble.message.clone(),
         })
     }
 
@@ -167,7 +167,7 @@ impl<'m> Block<'m> {
     fn pass_barrier(&mut self) -> Result<(), Box<Fault>> {
         if let Some(thread) = self.threads.iter().position(|thread| thread.state == State::AtWarp) {
             let message = self.explain_warp_wait(thread);
-            return Err(self.fault(thread, Trouble::other(message)));
+            return Err(self.fault(thread, &Trouble::other(message)));
         }
         let Some(first) = self.threads.iter().position(|thread| thread.state == State::AtBarrier) else {
             return Ok(());
@@ -184,7 +184,7 @@ impl<'m> Block<'m> {
                     "waits at barrier {id}, but thread {} at barrier {other} of line {line}",
                     self.name(thread)
                 );
-                return Err(self.fault(first, Trouble::other(message)));
+                return Err(self.fault(first, &Trouble::other(message)));
             }
         }
         for thread in 0..self.threads.len() {
@@ -212,14 +212,14 @@ impl<'m> Block<'m> {
         let n_threads = self.threads.len().next_multiple_of(WARP) as u64;
         let id = value(0);
         if id > 15 {
-            return Err(self.fault(thread, Trouble::other(format!("waits at barrier {id}; there are 16"))));
+            return Err(self.fault(thread, &Trouble::other(format!("waits at barrier {id}; there are 16"))));
         }
         if matches!(inst.op, Op::Barrier { has_count: true, .. }) && value(1) != n_threads {
             let message = format!(
                 "waits at a barrier of {} threads; only barriers of the whole block ({n_threads}) are simulated",
                 value(1)
             );
-            return Err(self.fault(thread, Trouble::other(message)));
+            return Err(self.fault(thread, &Trouble::other(message)));
         }
         Ok(id)
     }
@@ -246,7 +246,7 @@ impl<'m> Block<'m> {
         match elsewhere {
             Some(what) => {
                 let message = format!("waits at a barrier in divergent code: {what}");
-                Err(self.fault(thread, Trouble { kind: FaultKind::Other, message }))
+                Err(self.fault(thread, &Trouble::other(message)))
             }
             None => Ok(()),
         }

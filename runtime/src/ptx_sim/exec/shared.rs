@@ -108,7 +108,7 @@ impl Shared {
         let Some(place) = places.iter().find(inside) else {
             return Err(outside(places, address, total));
         };
-        if address % total != 0 {
+        if !address.is_multiple_of(total) {
             let offset = address - place.address;
             return Err(format!(
                 "{total} bytes at byte {offset} of `{}`, which is not aligned to {total} bytes",

@@ -54,7 +54,7 @@ impl Registers<'_> {
     }
 }
 
-type Step = Result<(), Trouble>;
+type Step = Result<(), Box<Trouble>>;
 
 /// Runs a thread until it waits or ends.
 ///
@@ -101,7 +101,7 @@ pub(super) fn run(
     result
 }
 
-fn undefined(program: &Program, slot: Slot) -> Trouble {
+fn undefined(program: &Program, slot: Slot) -> Box<Trouble> {
     let name = program.slots.get(slot as usize).map_or("", |slot| slot.name.as_str());
     Trouble::undefined(format!("reads register `{name}`, which holds nothing defined"))
 }
@@ -114,7 +114,8 @@ fn step(
     regs: &mut Registers<'_>,
     memory: &mut BlockMemory<'_>,
 ) -> Step {
-    let [a, b, c, d, _] = inst.src.map(|slot| regs.values[slot as usize]);
+    let [a, b, c, d, _] = inst.src;
+    let [a, b, c, d] = [regs.get(a), regs.get(b), regs.get(c), regs.get(d)];
     match inst.op {
         Op::Int2(op, ty) => regs.set(inst.dst[0], int2(op, ty, a, b)),
         Op::Float2(op, ty, mods) => regs.set(inst.dst[0], float2(op, ty, mods, a, b)),
@@ -152,8 +153,8 @@ fn step(
         Op::Load(access) => {
             let mut values = [0; 4];
             memory.load(inst, &access, thread_idx, a, &mut values)?;
-            for idx in 0..usize::from(access.n_elements) {
-                regs.set(inst.dst[idx], values[idx]);
+            for (slot, value) in inst.dst.iter().zip(values).take(usize::from(access.n_elements)) {
+                regs.set(*slot, value);
             }
         }
         Op::Store(access) => {
@@ -364,7 +365,7 @@ fn setp(inst: &Inst, test: Test, regs: &mut Registers<'_>, a: u64, b: u64, c: u6
     regs.set(inst.dst[1], u64::from(combined(test, q, c)));
 }
 
-fn cvta(space: Space, to_space: bool, address: u64) -> Result<u64, Trouble> {
+fn cvta(space: Space, to_space: bool, address: u64) -> Result<u64, Box<Trouble>> {
     let window = match space {
         Space::Shared => SHARED_WINDOW,
         Space::Local => LOCAL_WINDOW,
@@ -385,6 +386,6 @@ fn cvta(space: Space, to_space: bool, address: u64) -> Result<u64, Trouble> {
     }
 }
 
-fn wrong_space(address: u64) -> Trouble {
+fn wrong_space(address: u64) -> Box<Trouble> {
     Trouble::other(format!("takes {address:#x} for an address of another space"))
 }

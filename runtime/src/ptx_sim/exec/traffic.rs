@@ -20,7 +20,7 @@ pub(super) struct BlockMemory<'m> {
     pub(super) frames: Frames,
     pub(super) counts: Counts,
     /// The first load of unwritten shared memory, where the machine looks closely: thread, place, trouble.
-    pub(super) pending: Option<(usize, u32, Trouble)>,
+    pub(super) pending: Option<(usize, u32, Box<Trouble>)>,
     /// The number of the block.
     pub(super) block: u64,
     pub(super) epoch: u32,
@@ -44,16 +44,21 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    pub(super) fn other(message: impl Into<String>) -> Trouble {
-        Trouble { kind: FaultKind::Other, message: message.into() }
+    pub(super) fn other(message: impl Into<String>) -> Box<Trouble> {
+        Box::new(Trouble { kind: FaultKind::Other, message: message.into() })
     }
 
-    pub(super) fn undefined(message: impl Into<String>) -> Trouble {
-        Trouble { kind: FaultKind::Undefined, message: message.into() }
+    fn race(message: String) -> Box<Trouble> {
+        Box::new(Trouble { kind: FaultKind::Race, message })
+    }
+
+    pub(super) fn undefined(message: impl Into<String>) -> Box<Trouble> {
+        Box::new(Trouble { kind: FaultKind::Undefined, message: message.into() })
     }
 }
 
-type Done<T> = Result<T, Trouble>;
+/// Boxed, so that the result of an access that succeeds is small.
+type Done<T> = Result<T, Box<Trouble>>;
 
 impl BlockMemory<'_> {
     fn target(&self, access: &Access, address: u64, verb: &str) -> Done<Target> {
@@ -91,10 +96,10 @@ impl BlockMemory<'_> {
     fn touch(&self, spot: Spot, bytes: usize, touch: Touch, verb: &str) -> Done<()> {
         let block = self.block as u32;
         let done = self.machine.globals.touch(spot, bytes, block, touch);
-        done.map_err(|what| Trouble { kind: FaultKind::Race, message: format!("{verb} {what}") })
+        done.map_err(|what| Trouble::race(format!("{verb} {what}")))
     }
 
-    fn race(&self, verb: &str, offset: usize, rival: &Rival) -> Trouble {
+    fn race(&self, verb: &str, offset: usize, rival: &Rival) -> Box<Trouble> {
         let address = super::super::address::FIRST_BYTE + offset as u64;
         let name = self
             .shared_places
@@ -109,12 +114,9 @@ impl BlockMemory<'_> {
                 format!("thread {} {}", super::fault::triple(position), rival.verb)
             }
         };
-        Trouble {
-            kind: FaultKind::Race,
-            message: format!(
-                "{verb} byte {byte} of `{name}`, which {other} at line {line} with no barrier between: a race"
-            ),
-        }
+        Trouble::race(format!(
+            "{verb} byte {byte} of `{name}`, which {other} at line {line} with no barrier between: a race"
+        ))
     }
 
     /// Loads all elements; `out` takes as many as the access has.
@@ -189,7 +191,7 @@ impl BlockMemory<'_> {
         Ok(())
     }
 
-    fn unwritten_shared(&self, offset: usize) -> Trouble {
+    fn unwritten_shared(&self, offset: usize) -> Box<Trouble> {
         let address = super::super::address::FIRST_BYTE + offset as u64;
         let inside = |place: &&Place| address >= place.address && address < place.address + place.size_bytes;
         let found = self.shared_places.iter().find(inside);

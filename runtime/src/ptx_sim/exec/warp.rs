@@ -57,7 +57,7 @@ impl Block<'_> {
         let mask = self.source(thread, 0) as u32;
         if mask >> lane & 1 == 0 {
             let message = format!("is lane {lane} and not in its own member mask {mask:#010x}");
-            return Err(self.fault(thread, Trouble::other(message)));
+            return Err(self.fault(thread, &Trouble::other(message)));
         }
         let mut group = 0_u32;
         for other in (0..WARP).filter(|other| mask >> other & 1 == 1) {
