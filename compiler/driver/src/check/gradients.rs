@@ -5,8 +5,8 @@
 //!
 //! Directions are relative: an input moves by steps of its own root mean square. Per input there are a random direction and
 //! single elements, those of the largest and the smallest gradient among them; where a random direction disagrees, halving it
-//! leads to an element that does. Two numbers agree if they differ by at most [`SAFETY`] times the estimated error of the
-//! differences, plus [`ROUNDING`] of the size of what is summed. Where the estimate is no better than [`COARSE`] of that size,
+//! leads to an element that does. Two numbers agree if they differ by at most `SAFETY` times the estimated error of the
+//! differences, plus `ROUNDING` of the size of what is summed. Where the estimate is no better than `COARSE` of that size,
 //! or the slopes to both sides differ, the comparison is inconclusive and made again at another point, [`N_POINTS`] in all.
 
 use super::line::{Point, Subject, array, flat, root_mean_square};
@@ -17,7 +17,7 @@ use birkhoff_compiler::expand::differentiate;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::dtype::DType;
-use birkhoff_ir::tensor::autodiff::functions::{Reverse, forward, reverse};
+use birkhoff_ir::tensor::autodiff::functions::{Of, Reverse, forward, reverse};
 use birkhoff_ir::tensor::eval::{Tensor, eval};
 use birkhoff_ir::tensor::random::random_input;
 use birkhoff_ir::tensor::{Domain, FuncId, Module};
@@ -63,8 +63,8 @@ impl Derivatives {
         let mut derivatives = Derivatives::default();
         for way in loops {
             let mut module = module.clone();
-            let (of, loops) = (crate::gradient::float_outputs(subject), way.name().to_string());
-            let ask = Reverse { wrt: names.clone(), of, unit: false, values: false, loops };
+            let (of, loops) = (Of::AllFloats, way.name().to_string());
+            let ask = Reverse { wrt: names.clone(), of, values: false, loops };
             let id = reverse(&mut module, func, &ask)?;
             derivatives.reverse.push(differentiate(&module, id)?);
         }

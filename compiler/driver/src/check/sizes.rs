@@ -1,7 +1,7 @@
 //! Sizes small enough that a check ends in seconds.
 //!
 //! In: a spec, some of whose sizes are given. Out: the spec with all sizes given, and which of them are smaller than the spec
-//! says. Run-time sizes and open ones become a few units, as do fixed ones above [`KEPT`], where the spec is consistent then;
+//! says. Run-time sizes and open ones become a few units, as do fixed ones above `KEPT`, where the spec is consistent then;
 //! sizes differ where they can, so that exchanged axes are seen. Assumes nothing about what a size means: proposals are
 //! tried, the first that verifies and evaluates is taken.
 

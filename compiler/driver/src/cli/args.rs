@@ -24,7 +24,7 @@ Examples:
   birkhoff compile examples/mhc_layer.toml --target cpu -o kernels
   birkhoff check examples/mhc_layer.toml
 
-Exit codes: 0 done, 1 the input is at fault, 2 usage, 3 a target or device is missing.";
+Exit codes: 0 done, 1 the input is at fault or a check failed, 2 usage, 3 a target or device is missing.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
