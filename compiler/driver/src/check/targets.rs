@@ -7,6 +7,7 @@
 //! which may add in another order, may be off by [`AMPLIFIED`] times that, plus [`UNITS`] roundings of the largest element. In
 //! f64, where there is nothing wider to compare with, the evaluator in f32 tells the same, scaled by the ratio of roundings.
 
+use super::converted;
 use super::report::{Row, Test, Worst, place};
 use crate::arrays::Inputs;
 use crate::elements::{fill, scalars};
@@ -184,25 +185,15 @@ fn evaluated(spec: &Spec, comparison: &Comparison<'_>) -> Result<Results, Error>
     let Some((module, func)) = &function.stages.tensor else {
         return Err(Diagnostic::verify("a spec to be checked has no module").into());
     };
-    let inputs = retyped(&function, comparison.inputs)?;
+    let inputs = converted(comparison.inputs, &function.signature)?;
     let results = eval(module, *func, comparison.sizes, &inputs)?;
     let names = function.signature.outputs.iter().map(|(name, _)| name.clone());
     Ok(names.zip(results).collect())
 }
 
-/// The inputs in the types of `function`.
-fn retyped(function: &Function, inputs: &[Tensor]) -> Result<Vec<Tensor>, Diagnostic> {
-    let one = |(tensor, dtype): (&Tensor, DType)| {
-        let values = (0..tensor.len()).map(|idx| tensor.get(idx));
-        Tensor::from_scalars(dtype, tensor.shape().to_vec(), values)
-            .map_err(|message| Diagnostic::input(Span::NONE, message))
-    };
-    inputs.iter().zip(function.signature.inputs.iter().map(|(_, ty)| ty.dtype)).map(one).collect()
-}
-
 /// What a call gives.
 fn called(function: &Function, inputs: &[Tensor]) -> Result<Results, Error> {
-    let inputs = retyped(function, inputs)?;
+    let inputs = converted(inputs, &function.signature)?;
     let mut buffers = vec![];
     for tensor in &inputs {
         let shape: Vec<i64> = tensor.shape().iter().map(|extent| *extent as i64).collect();
@@ -221,4 +212,30 @@ fn called(function: &Function, inputs: &[Tensor]) -> Result<Results, Error> {
         results.push((Sym::from(name), tensor));
     }
     Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict;
+    use super::*;
+
+    #[test]
+    fn a_target_that_computes_something_else_fails() {
+        let test = || Test::Target { target: Target::Cpu, in_f64: false };
+        let tensor = |values: &[f64]| Tensor::from_f64s(DType::F32, vec![2, 2], values).unwrap();
+        let exact = tensor(&[1.0, -2.0, 0.0, f64::NAN]);
+        let judged = |values: &[f64], rounding: f64| row(test(), "y", &tensor(values), &exact, rounding);
+        assert_eq!(judged(&[1.0, -2.000004, 1e-9, f64::NAN], 0.0).verdict, Verdict::Ok);
+        let off = judged(&[1.0, -2.0, 1e-4, f64::NAN], 0.0);
+        assert_eq!((off.verdict, off.worst.unwrap().place.as_str()), (Verdict::Failed, "y[1,0]"));
+        // A function in which rounding grows may be off by more.
+        assert_eq!(judged(&[1.0, -2.0, 1e-4, f64::NAN], 1e-5).verdict, Verdict::Ok);
+        for wrong in
+            [[f64::NAN, -2.0, 0.0, f64::NAN], [1.0, -2.0, 0.0, 0.0], [f64::INFINITY, -2.0, 0.0, f64::NAN]]
+        {
+            assert_eq!(judged(&wrong, 1e-5).verdict, Verdict::Failed, "{wrong:?}");
+        }
+        let flat = Tensor::from_f64s(DType::F32, vec![4], &[1.0; 4]).unwrap();
+        assert_eq!(row(test(), "y", &flat, &exact, 1.0).verdict, Verdict::Failed);
+    }
 }
