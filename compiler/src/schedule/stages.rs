@@ -176,7 +176,8 @@ impl Stager<'_> {
         self.walk.iterates(node).into_iter().filter(|class| !self.batch.contains(class)).collect()
     }
 
-    /// True if `node` (and its body) is a handful of elements for each place of the tile.
+    /// True if `node` (and its body) is a handful of elements for each place of the tile. A loop with a loop inside is not:
+    /// it goes around the stage of the inner one.
     pub fn is_token_work(&self, node: N) -> bool {
         let tiny = |node: N| {
             let classes = self.own_classes(node);
@@ -185,7 +186,9 @@ impl Stager<'_> {
         };
         let is_factorisation = matches!(self.walk.graph.nodes[node].op.kind, OpKind::Solve | OpKind::Qr);
         let is_chunked = self.walk.graph.nodes[node].chunked;
-        let in_registers = tiny(node) && self.walk.body_nodes(node).into_iter().all(tiny);
+        let is_innermost = |node: N| self.walk.graph.nodes[node].body.is_none();
+        let in_registers =
+            tiny(node) && self.walk.body_nodes(node).into_iter().all(|node| tiny(node) && is_innermost(node));
         !is_factorisation && !is_chunked && (in_registers || self.is_token_map(node))
     }
 
