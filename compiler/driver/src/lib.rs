@@ -36,6 +36,8 @@
 //! (`birkhoff-runtime`). This crate is the only one that touches files.
 
 mod arrays;
+mod backward;
+mod backward_plan;
 pub mod elements;
 mod engine;
 mod error;
@@ -55,6 +57,8 @@ mod template;
 pub mod tensor_file;
 
 pub use arrays::{Inputs, Outputs, OutputsMut};
+pub use backward::{Differentiable, Tape, compile_differentiable};
+pub use backward_plan::{Backward, BackwardMemory, BackwardPlan, Candidate, Keep};
 pub use birkhoff_codegen::cpu::Object;
 pub use birkhoff_compiler::eqsat::Math;
 pub use birkhoff_ir as ir;

@@ -19,6 +19,7 @@ use birkhoff_compiler::lower::lower as schedule;
 use birkhoff_compiler::lower::price::KernelCost;
 use birkhoff_compiler::schedule::Target as Machine;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
+use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::{self, Program};
 use birkhoff_ir::tensor::verify::verify;
 use birkhoff_ir::tensor::{FuncId, Module};
@@ -91,6 +92,31 @@ pub fn compile_observed(
     };
     let (given, source) = (spec.given_sizes(), spec.source().cloned());
     Ok(Function { signature, engine, given, stages, source })
+}
+
+/// Compiles a function over primitives that a pass made of a spec; its stages are its own.
+///
+/// Errors: an op that the target lacks (unsupported).
+pub(crate) fn compile_primitives(module: Module, func: FuncId, options: &Options) -> Result<Function, Diagnostics> {
+    let signature = Signature::of_func(&module, func);
+    let mut stages = Stages { tensor: Some((module.clone(), func)), ..Stages::default() };
+    if options.verify {
+        verify(&module)?;
+    }
+    let engine = match options.target {
+        Target::Eval => Engine::Tensor(module, func),
+        target => {
+            let program = schedule(&module, func, &Machine::default())?;
+            if options.verify {
+                plan::verify::verify(&program)?;
+            }
+            match target {
+                Target::Cpu => Engine::Cpu(emit(program, options, &mut stages)?),
+                _ => Engine::Kernels(program),
+            }
+        }
+    };
+    Ok(Function { signature, engine, given: SizeEnv::new(), stages, source: None })
 }
 
 /// Compiles a spec to an object for this machine, with its header and manifest.
