@@ -49,7 +49,11 @@ pub struct Tape<'a> {
 ///
 /// Errors: as [`compile`](crate::compile); names that are no float inputs; a function without float outputs; a budget that
 /// nothing meets, with the least that can be done.
-pub fn compile_differentiable(spec: &Spec, options: &Options, ask: &Backward) -> Result<Differentiable, Error> {
+pub fn compile_differentiable(
+    spec: &Spec,
+    options: &Options,
+    ask: &Backward,
+) -> Result<Differentiable, Error> {
     options.target.check()?;
     let pool = options.pool.clone().unwrap_or_default();
     let options = Options { pool: Some(pool), ..options.clone() };
@@ -124,7 +128,8 @@ impl Differentiable {
     pub fn call<'a>(&'a self, inputs: &Inputs<'a>) -> Result<(Outputs, Tape<'a>), Error> {
         let inputs = inputs.in_order(&self.signature.input_names())?;
         let mut outputs = self.forward.call_ordered(&inputs, &self.forward.given)?;
-        let saved = self.plan.split.saved.iter().map(|saved| outputs.arrays[saved.output].1.clone()).collect();
+        let saved =
+            self.plan.split.saved.iter().map(|saved| outputs.arrays[saved.output].1.clone()).collect();
         outputs.arrays.truncate(self.signature.outputs.len());
         let sizes = outputs.report().sizes.clone();
         Ok((outputs, Tape { function: self, inputs, saved, sizes }))
@@ -193,7 +198,11 @@ impl Tape<'_> {
     /// and the gradient that [`Tape::backward`] gives.
     ///
     /// Errors: as [`Tape::backward`], and memory for a gradient that is missing or of another type; nothing is written then.
-    pub fn backward_into(&self, cotangents: &Inputs<'_>, gradients: OutputsMut<'_>) -> Result<CallReport, Error> {
+    pub fn backward_into(
+        &self,
+        cotangents: &Inputs<'_>,
+        gradients: OutputsMut<'_>,
+    ) -> Result<CallReport, Error> {
         let backward = self.function.backward()?;
         let mut targets = gradients.in_order(&backward.signature.output_names())?;
         let mut errors = vec![];
@@ -203,7 +212,10 @@ impl Tape<'_> {
                 let (expected, found) = (ty.dtype, target.dtype());
                 errors.push(Diagnostic::input(
                     Span::NONE,
-                    format!("`{name}` is {expected}{shape:?}, the memory given for it is {found}{:?}", target.shape()),
+                    format!(
+                        "`{name}` is {expected}{shape:?}, the memory given for it is {found}{:?}",
+                        target.shape()
+                    ),
                 ));
             }
         }

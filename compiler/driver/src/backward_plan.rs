@@ -169,7 +169,8 @@ pub(crate) fn plan(
         candidates.push(Candidate { keep, price, memory });
         splits.push(halves);
     }
-    let fits = |candidate: &Candidate| ask.budget_bytes.is_none_or(|budget| candidate.memory.peak_bytes() <= budget);
+    let fits =
+        |candidate: &Candidate| ask.budget_bytes.is_none_or(|budget| candidate.memory.peak_bytes() <= budget);
     let affordable = candidates.iter().enumerate().filter(|(_, candidate)| fits(candidate));
     let cheapest = affordable.min_by(|(_, a), (_, b)| a.price.total_cmp(&b.price)).map(|(idx, _)| idx);
     let taken = cheapest.ok_or_else(|| refusal(&candidates, ask.budget_bytes.unwrap_or(0)))?;
@@ -255,7 +256,10 @@ impl BackwardPlan {
             lines.push(format!("  again {} {}: {}", rebuilt.op, rebuilt.name, rebuilt.why));
         }
         if self.split.n_fused > 0 {
-            lines.push(format!("  again {} elementwise ops, in the kernels that read them", self.split.n_fused));
+            lines.push(format!(
+                "  again {} elementwise ops, in the kernels that read them",
+                self.split.n_fused
+            ));
         }
         lines.push(String::new());
         lines.join("\n")

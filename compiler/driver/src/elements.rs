@@ -79,7 +79,9 @@ pub fn accumulate(view: &mut ViewMut<'_>, terms: &View<'_>) -> Result<(), Diagno
         DType::F64 => each(view, terms, |sum: f64, term: f64| sum + term),
         DType::F32 => each(view, terms, |sum: f32, term: f32| sum + term),
         // The sum of two is exact enough in f32 to be rounded once more: it has more than twice the bits.
-        DType::Bf16 => each(view, terms, |sum: bf16, term: bf16| bf16::from_f32(sum.to_f32() + term.to_f32())),
+        DType::Bf16 => {
+            each(view, terms, |sum: bf16, term: bf16| bf16::from_f32(sum.to_f32() + term.to_f32()))
+        }
         DType::F16 => each(view, terms, |sum: f16, term: f16| f16::from_f32(sum.to_f32() + term.to_f32())),
         dtype => Err(Diagnostic::verify(format!("a gradient of type {dtype} cannot be added to"))),
     }

@@ -101,9 +101,9 @@ fn array_memory(signature: &Signature, sizes: &SizeEnv) -> Result<Memory, Diagno
     let sum = |arrays: &[(Sym, TensorType)]| {
         arrays.iter().try_fold(0u64, |sum, (_, ty)| {
             let shape = crate::signature::concrete(ty, sizes)?;
-            let bytes = shape.iter().fold(ty.dtype.size_bytes(), |bytes, extent| {
-                bytes.saturating_mul((*extent).max(0) as u64)
-            });
+            let bytes = shape
+                .iter()
+                .fold(ty.dtype.size_bytes(), |bytes, extent| bytes.saturating_mul((*extent).max(0) as u64));
             Ok::<u64, Diagnostic>(sum.saturating_add(bytes))
         })
     };

@@ -97,7 +97,11 @@ pub fn compile_observed(
 /// Compiles a function over primitives that a pass made of a spec; its stages are its own.
 ///
 /// Errors: an op that the target lacks (unsupported).
-pub(crate) fn compile_primitives(module: Module, func: FuncId, options: &Options) -> Result<Function, Diagnostics> {
+pub(crate) fn compile_primitives(
+    module: Module,
+    func: FuncId,
+    options: &Options,
+) -> Result<Function, Diagnostics> {
     let signature = Signature::of_func(&module, func);
     let mut stages = Stages { tensor: Some((module.clone(), func)), ..Stages::default() };
     if options.verify {

@@ -61,7 +61,8 @@ fn in_memory(module: &Module, func: FuncId, target: &Target) -> Vec<bool> {
     let walk = Walk { graph: &graph, axes: &axes };
     let kept = kept_values(&graph);
     let is_anchor = anchors::find(&walk, &kept);
-    let is_opaque = |node: usize| graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+    let is_opaque =
+        |node: usize| graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
     let clusters = partition(&walk, &is_anchor, &is_opaque);
     let mut written = BTreeSet::new();
     for (idx, cluster) in clusters.iter().enumerate() {

@@ -317,7 +317,12 @@ fn count_users(graph: &Graph) -> Vec<usize> {
 }
 
 /// Values of cluster `idx` that other clusters read, and outputs.
-pub(super) fn values_for_memory(walk: &Walk<'_>, is_anchor: &[bool], clusters: &[Cluster], idx: usize) -> Vec<V> {
+pub(super) fn values_for_memory(
+    walk: &Walk<'_>,
+    is_anchor: &[bool],
+    clusters: &[Cluster],
+    idx: usize,
+) -> Vec<V> {
     let graph = walk.graph;
     let mut read_elsewhere: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
     for (other, cluster) in clusters.iter().enumerate() {

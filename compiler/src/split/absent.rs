@@ -33,7 +33,8 @@ pub fn without_cotangents(
     for pos in (0..n_inputs).filter(|pos| !goes(*pos)) {
         map[pos] = Some(ValueId(pos as u32));
     }
-    let at = |b: &mut Builder<'_>, map: &mut Vec<Option<ValueId>>, value: ValueId| match map[value.0 as usize] {
+    let at = |b: &mut Builder<'_>, map: &mut Vec<Option<ValueId>>, value: ValueId| match map[value.0 as usize]
+    {
         Some(known) => Ok(known),
         None => {
             let zero = zeros(b, &source, value)?;

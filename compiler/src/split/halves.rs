@@ -130,7 +130,8 @@ fn backward(joint: &Joint<'_>, saved: &[(ValueId, Saved)]) -> Result<(Module, Fu
         outputs: vec![],
         ..source.clone()
     };
-    let mut map: BTreeMap<ValueId, ValueId> = (0..n_inputs as u32).map(|pos| (ValueId(pos), ValueId(pos))).collect();
+    let mut map: BTreeMap<ValueId, ValueId> =
+        (0..n_inputs as u32).map(|pos| (ValueId(pos), ValueId(pos))).collect();
     let mut argument = |func: &mut Func, value: ValueId, input: Input| {
         let mut copy = source.values[value.0 as usize].clone();
         copy.def = Def::Input(func.inputs.len() as u32);
@@ -157,7 +158,8 @@ fn backward(joint: &Joint<'_>, saved: &[(ValueId, Saved)]) -> Result<(Module, Fu
             map.entry(*result).or_insert(id);
             results.push(id);
         }
-        let args = node.args.iter().map(|arg| map.get(arg).copied().ok_or("a value is used before its definition"));
+        let args =
+            node.args.iter().map(|arg| map.get(arg).copied().ok_or("a value is used before its definition"));
         let args = args.collect::<Result<Vec<_>, _>>()?;
         func.nodes.push(Node { op: node.op.clone(), args, results, span: node.span });
     }

@@ -119,8 +119,7 @@ pub fn split(
 ) -> Result<Split, String> {
     let body = module.func(func);
     let linear = depending(body, |pos| pos >= parts.n_inputs);
-    let joint =
-        Joint { module, func: body, parts, sizes: default_sizes(module), keep, on_chip, linear };
+    let joint = Joint { module, func: body, parts, sizes: default_sizes(module), keep, on_chip, linear };
     if let Some(out) = body.outputs.iter().take(parts.n_values).find(|out| joint.is_linear(out.value)) {
         return Err(format!("the result `{}` of @{} depends on a cotangent", out.name, body.name));
     }
@@ -159,7 +158,8 @@ impl Joint<'_> {
             (_, kind) if is_fused(kind) => true,
             (Keep::DearButLoops, OpKind::Loop) => self.on_chip.get(node_idx).copied().unwrap_or(false),
             (_, OpKind::ReduceSum | OpKind::ReduceProd | OpKind::ReduceMax | OpKind::ReduceMin) => {
-                let sum = |values: &[ValueId]| values.iter().map(|value| self.bytes(*value) as f64).sum::<f64>();
+                let sum =
+                    |values: &[ValueId]| values.iter().map(|value| self.bytes(*value) as f64).sum::<f64>();
                 sum(&node.results) * SHRINKS > sum(&node.args)
             }
             (_, OpKind::Gather | OpKind::RandomBits) => true,

@@ -16,7 +16,8 @@ pub fn without_unread_results(module: &mut Module, func: &Func) -> Func {
             continue;
         }
         let uses = func.n_uses();
-        let read: Vec<bool> = func.nodes[idx].results.iter().map(|result| uses[result.0 as usize] > 0).collect();
+        let read: Vec<bool> =
+            func.nodes[idx].results.iter().map(|result| uses[result.0 as usize] > 0).collect();
         if let Some(pruned) = pruned(module, &func.nodes[idx], &read) {
             // The results that are left keep their ids; the others stay as values that nothing defines until `live`.
             for (pos, result) in pruned.results.iter().enumerate() {
@@ -37,7 +38,13 @@ fn pruned(module: &mut Module, node: &Node, read: &[bool]) -> Option<Node> {
     let mut slim;
     let inputs = loop {
         slim = body.clone();
-        slim.outputs = body.outputs.iter().zip(&wanted).filter(|(_, wanted)| **wanted).map(|(out, _)| out.clone()).collect();
+        slim.outputs = body
+            .outputs
+            .iter()
+            .zip(&wanted)
+            .filter(|(_, wanted)| **wanted)
+            .map(|(out, _)| out.clone())
+            .collect();
         slim = live(&slim);
         let inputs = read_inputs(&slim);
         // State that the body reads must be computed, whoever else reads it.
