@@ -46,6 +46,7 @@ pub mod files;
 mod function;
 mod gradient;
 mod limits;
+mod loop_choice;
 mod options;
 pub mod pipeline;
 pub mod schedule_report;
@@ -66,6 +67,7 @@ pub use birkhoff_runtime::{Buffer, CallReport, Element, Memory, Pool, View, View
 pub use error::{Error, Source};
 pub use function::Function;
 pub use gradient::{Cotangents, Gradient, Loops};
+pub use loop_choice::{LoopChoice, LoopReport};
 pub use options::{Options, Stage};
 pub use pipeline::{Stages, compile, compile_object, compile_observed, lower};
 pub use signature::Signature;
