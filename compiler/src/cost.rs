@@ -21,8 +21,8 @@ pub struct Cost {
     pub total: f64,
 }
 
-/// Prices a function.
-pub trait CostModel {
+/// Prices a function. Several threads may ask at once.
+pub trait CostModel: Sync {
     /// The cost of calling `func` once, with run-time dims at their default sizes.
     fn price(&self, module: &Module, func: FuncId) -> Cost;
 }

@@ -4,6 +4,7 @@
 //! (`birkhoff`).
 
 pub mod cost;
+mod desk;
 pub mod eqsat;
 pub mod expand;
 pub mod lower;

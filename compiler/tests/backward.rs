@@ -290,3 +290,67 @@ fn parameter_gradients_of_the_layer() {
     let wanted: Vec<(&str, &str)> = wanted.into_iter().chain([("dphi", "f32[n*C,n*n+2*n]")]).collect();
     check_text(&layer_backward(&wanted), &[("n", 2), ("C", 12)], &[("T", 300)]);
 }
+
+/// Entropic transport: potentials too large for a tile, so that both loops are loops of the plan and the stacks are memory.
+#[test]
+fn a_loop_of_the_plan_and_its_reverse() {
+    let source = |trip: i64| {
+        format!(
+            "
+dim N in 1..=100000 default 5
+dim M in 1..=100000 default 5
+fn @step(%f: f32[N], %g: f32[M], %c: f32[N,M]) -> (f: f32[N], g: f32[M], fs: f32[N], gs: f32[M]) {{
+  u = 0.1 * log_sum_exp(broadcast(g, shape=[N,M], axes=[1]) - c, axis=1)
+  v = 0.1 * log_sum_exp(broadcast(u, shape=[N,M], axes=[0]) - c, axis=0)
+  return f = u, g = v, fs = u, gs = g
+}}
+fn @back(%df: f32[N], %dg: f32[M], %dc: f32[N,M], %fs: f32[N], %gs: f32[M], %c: f32[N,M])
+    -> (df: f32[N], dg: f32[M], dc: f32[N,M]) {{
+  p = softmax(broadcast(fs, shape=[N,M], axes=[0]) - c, axis=0) * broadcast(dg, shape=[N,M], axes=[1])
+  du = df + 0.1 * reduce_sum(p, axes=[1])
+  q = softmax(broadcast(gs, shape=[N,M], axes=[1]) - c, axis=1) * broadcast(du, shape=[N,M], axes=[0])
+  dgs = 0.1 * reduce_sum(q, axes=[0])
+  return df = df * 0.0, dg = dgs, dc = dc - 0.1 * p - 0.1 * q
+}}
+export fn @main(%c: f32[N,M], %a: f32[N], %b: f32[M]) -> (loss: f32[], dc: f32[N,M], f: f32[N]) {{
+  f0 = a * 0.0
+  g0 = b * 0.0
+  f, g, fs, gs = loop(f0, g0, c, body=@step, trip={trip}, carry=2)
+  z = c * 0.0
+  df, dg, dc = loop(a, b, z, fs, gs, c, body=@back, trip={trip}, carry=3, scan=2, reverse=true)
+  loss = reduce_sum(f * a, axes=[0]) + reduce_sum(g * b, axes=[0])
+  return loss = loss, dc = dc, f = f
+}}"
+        )
+    };
+    for trip in [1, 6] {
+        check_text(&source(trip), &[], &[("N", 37), ("M", 64)]);
+        let fixed = source(trip).replace("in 1..=100000 default 5", "= 64");
+        check_text(&fixed, &[("N", 64), ("M", 96)], &[]);
+        check_text(&fixed, &[("N", 300), ("M", 200)], &[]);
+    }
+}
+
+/// What transposing slices, gathers and broadcasts leaves behind.
+#[test]
+fn transposed_movement() {
+    let source = "
+dim T in 1..=1000 default 5
+export fn @main(%a: f32[T,3], %b: f32[T,4], %x: f32[T,7], %idx: i64[5] ~ uniform(0, 6), %w: f32[T,5], %s: f32[]) -> (
+    whole: f32[T,7], joined: f32[T,14], spread: f32[T,7], back: f32[T], total: f32[7],
+) {
+  zero = 0.0
+  whole = pad(a, zero, axis=1, low=0, high=4) + pad(b, zero, axis=1, low=3, high=0) + pad(a, zero, axis=1, low=2, high=2)
+  joined = concat(whole, x * whole, axis=1)
+  place = iota(shape=[5,7], axis=1, dtype=i64)
+  hot = convert(eq(broadcast(idx, shape=[5,7], axes=[0]), place), dtype=f32)
+  spread = contract(w, hot, spec=\"tk,kj->tj\", dtype=f32)
+  wide = broadcast(reduce_sum(x * broadcast(s, shape=[T,7], axes=[]), axes=[1]), shape=[T,7,2], axes=[0])
+  back = reduce_sum(wide, axes=[1,2])
+  total = reduce_sum(concat(a, b, axis=1), axes=[0])
+  return whole = whole, joined = joined, spread = spread, back = back, total = total
+}";
+    for n_tokens in [1, 11, 600] {
+        check_text(source, &[], &[("T", n_tokens)]);
+    }
+}

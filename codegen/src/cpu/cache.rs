@@ -5,7 +5,7 @@
 
 use super::address::Place;
 use cranelift_codegen::ir::{Type, Value};
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// What a value is.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -21,13 +21,13 @@ pub(super) enum Key {
 /// Scopes of known values, innermost last.
 #[derive(Default)]
 pub(super) struct Cache {
-    scopes: Vec<HashMap<Key, Vec<Value>>>,
+    scopes: Vec<FxHashMap<Key, Vec<Value>>>,
 }
 
 impl Cache {
     /// Opens the scope of a loop body.
     pub(super) fn open(&mut self) {
-        self.scopes.push(HashMap::new());
+        self.scopes.push(FxHashMap::default());
     }
 
     /// Closes it: what it computed does not reach the code after the loop.

@@ -23,7 +23,8 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// A bound variable: its value, and how many loops are around the place that binds it.
@@ -41,20 +42,20 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) const_block: Block,
     /// Vector constants of the kernel, each once, and where they are at run time.
     pub(super) table: Vec<[u8; 16]>,
-    pub(super) table_rows: HashMap<[u8; 16], usize>,
+    pub(super) table_rows: FxHashMap<[u8; 16], usize>,
     pub(super) table_pointer: Value,
-    pub(super) dims: HashMap<Dim, Value>,
+    pub(super) dims: FxHashMap<Dim, Value>,
     pub(super) sizes: BTreeMap<Sym, Value>,
     /// What every variable is bound to.
     pub(super) values: Vec<Option<Bound>>,
     /// For each loop around, outermost first: the block that runs once before it.
     pub(super) loops: Vec<Block>,
     /// Number of loops around each block.
-    pub(super) block_depths: HashMap<Block, u32>,
+    pub(super) block_depths: FxHashMap<Block, u32>,
     /// The lane loop around, while its full chunks are emitted.
     pub(super) lanes: Option<Lanes>,
-    pub(super) regs: Vec<Option<RegArray>>,
-    pub(super) linears: HashMap<(usize, Mem), Rc<Linear>>,
+    pub(super) regs: Vec<Option<Rc<RegArray>>>,
+    pub(super) linears: FxHashMap<(usize, Mem), Rc<Linear>>,
     pub(super) cache: Cache,
     params: Vec<Value>,
     locals: Vec<Option<Value>>,
@@ -63,7 +64,7 @@ pub(super) struct Emitter<'a, 'b> {
     param_flags: Vec<MemFlagsData>,
     local_flags: Vec<MemFlagsData>,
     /// Versions of the memories that the kernel writes; see [`super::cache`].
-    versions: HashMap<Mem, u64>,
+    versions: FxHashMap<Mem, u64>,
     next_version: u64,
 }
 
@@ -98,23 +99,23 @@ pub(super) fn emit(
         b,
         const_block,
         table: vec![],
-        table_rows: HashMap::new(),
+        table_rows: FxHashMap::default(),
         table_pointer,
-        dims: HashMap::new(),
+        dims: FxHashMap::default(),
         sizes: BTreeMap::new(),
         values: vec![None; func.vars.len()],
         loops: vec![],
-        block_depths: HashMap::from([(entry, 0), (const_block, 0)]),
+        block_depths: FxHashMap::from_iter([(entry, 0), (const_block, 0)]),
         lanes: None,
         regs: vec![None; func.locals.len()],
-        linears: HashMap::new(),
+        linears: FxHashMap::default(),
         cache: Cache::default(),
         params: vec![],
         locals: vec![],
         in_memory: needing_memory(func),
         param_flags: vec![],
         local_flags: vec![],
-        versions: HashMap::new(),
+        versions: FxHashMap::default(),
         next_version: 1,
     };
     emitter.prologue(args[0], args[1]);

@@ -7,10 +7,16 @@ use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::kernel;
 use birkhoff_ir::kernel::abi::KernelFn;
 use cranelift_codegen::Context;
-use cranelift_codegen::ir::GlobalValueData;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::{GlobalValue, GlobalValueData};
+use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{DataDescription, FuncId, Module, ModuleError, default_libcall_names};
+use cranelift_module::{
+    DataDescription, DataId, FuncId, Module, ModuleError, ModuleReloc, default_libcall_names,
+};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 /// What to make beside the code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -81,31 +87,33 @@ impl Drop for Image {
     }
 }
 
-/// Compiles `kernels` for this process.
+/// Compiles `kernels` for this process, on as many threads as there are cores and kernels.
 ///
 /// Errors: a host that Cranelift does not know, and for each kernel what the back end cannot do.
 pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnostics> {
     let isa = isa::host(false)?;
-    let mut module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
+    let mut module = JITModule::new(JITBuilder::with_isa(isa.clone(), default_libcall_names()));
     let mut errors = Diagnostics::default();
-    let (mut ids, mut listings, mut code_bytes) = (vec![], vec![], 0);
-    let mut ctx = module.make_context();
-    let mut scratch = FunctionBuilderContext::new();
+    let mut jobs = vec![];
     for func in kernels {
-        match define(&mut module, &mut ctx, &mut scratch, func, options) {
-            Ok(id) => ids.push(id),
-            Err(error) => {
-                // A kernel given up half-way leaves the builder's state unusable.
-                scratch = FunctionBuilderContext::new();
-                errors.0.push(error);
-                continue;
-            }
+        match declare(&mut module, func) {
+            Ok(job) => jobs.push(job),
+            Err(error) => errors.0.push(error),
         }
-        let Some(code) = ctx.compiled_code() else { continue };
+    }
+    compile(&*isa, &mut jobs, options);
+    let (mut ids, mut listings, mut code_bytes) = (vec![], vec![], 0);
+    for job in &mut jobs {
+        if let Err(error) = job.define(&mut module) {
+            errors.0.push(error);
+            continue;
+        }
+        ids.push(job.id);
+        let Some(code) = job.ctx.compiled_code() else { continue };
         code_bytes += code.code_info().total_size as usize;
         if options.listings {
-            let asm = code.vcode.clone().unwrap_or_default();
-            listings.push(Listing { name: func.name.to_string(), clif: ctx.func.display().to_string(), asm });
+            let (clif, asm) = (job.ctx.func.display().to_string(), code.vcode.clone().unwrap_or_default());
+            listings.push(Listing { name: job.func.name.to_string(), clif, asm });
         }
     }
     errors.into_result(())?;
@@ -121,16 +129,22 @@ pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnost
     Ok(Image { module: Some(module), entries, listings, code_bytes })
 }
 
-/// Compiles one kernel into the module; `ctx` keeps its code and Cranelift IR.
-fn define(
-    module: &mut JITModule,
-    ctx: &mut Context,
-    scratch: &mut FunctionBuilderContext,
-    func: &kernel::Func,
-    options: Options,
-) -> Result<FuncId, Diagnostic> {
+/// A kernel on its way into the module.
+struct Job<'a> {
+    func: &'a kernel::Func,
+    id: FuncId,
+    data: DataId,
+    table: GlobalValue,
+    /// Its Cranelift IR, then its code.
+    ctx: Context,
+    /// Its table of constants, once it is compiled.
+    constants: Result<Vec<u8>, Diagnostic>,
+}
+
+/// Gives a kernel its places in the module.
+fn declare<'a>(module: &mut JITModule, func: &'a kernel::Func) -> Result<Job<'a>, Diagnostic> {
     let failed = |error: ModuleError| compile_error(func, &error);
-    ctx.clear();
+    let mut ctx = Context::new();
     ctx.func.signature = emit::signature(module.isa());
     let data = module.declare_anonymous_data(false, false).map_err(failed)?;
     let table = module.declare_data_in_func(data, &mut ctx.func);
@@ -138,12 +152,65 @@ fn define(
         // The table may lie anywhere in memory, too far for an address relative to the code.
         *colocated = false;
     }
-    let constants = emit::emit(func, module.isa(), &mut ctx.func, scratch, table)?;
-    ctx.set_disasm(options.listings);
     let id = module.declare_anonymous_function(&ctx.func.signature).map_err(failed)?;
-    module.define_function(id, ctx).map_err(failed)?;
-    module.define_data(data, &table_data(constants)).map_err(failed)?;
-    Ok(id)
+    Ok(Job { func, id, data, table, ctx, constants: Ok(vec![]) })
+}
+
+/// Compiles the jobs, the longest first: each thread takes the next when it is done with one.
+fn compile(isa: &dyn TargetIsa, jobs: &mut [Job<'_>], options: Options) {
+    let n_threads = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    let mut queue: Vec<&mut Job<'_>> = jobs.iter_mut().collect();
+    queue.sort_by_key(|job| job.func.vars.len());
+    let queue = Mutex::new(queue);
+    let work = || {
+        let mut scratch = FunctionBuilderContext::new();
+        loop {
+            // Nothing panics while the queue is locked.
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(job) = next else { return };
+            job.constants = job.compile(isa, &mut scratch, options);
+            if job.constants.is_err() {
+                // A kernel given up half-way leaves the builder's state unusable.
+                scratch = FunctionBuilderContext::new();
+            }
+        }
+    };
+    thread::scope(|scope| {
+        (1..n_threads).for_each(|_| {
+            scope.spawn(work);
+        });
+        work();
+    });
+}
+
+impl Job<'_> {
+    /// Compiles the kernel; returns its table of constants.
+    fn compile(
+        &mut self,
+        isa: &dyn TargetIsa,
+        scratch: &mut FunctionBuilderContext,
+        options: Options,
+    ) -> Result<Vec<u8>, Diagnostic> {
+        let constants = emit::emit(self.func, isa, &mut self.ctx.func, scratch, self.table)?;
+        self.ctx.set_disasm(options.listings);
+        match self.ctx.compile(isa, &mut ControlPlane::default()) {
+            Ok(_) => Ok(constants),
+            Err(error) => Err(compile_error(self.func, &error.into())),
+        }
+    }
+
+    /// Puts code and constants into the module.
+    fn define(&mut self, module: &mut JITModule) -> Result<(), Diagnostic> {
+        let constants = std::mem::replace(&mut self.constants, Ok(vec![]))?;
+        let failed = |error: ModuleError| compile_error(self.func, &error);
+        let Some(code) = self.ctx.compiled_code() else { return Ok(()) };
+        let relocs = code.buffer.relocs().iter();
+        let relocs: Vec<ModuleReloc> =
+            relocs.map(|reloc| ModuleReloc::from_mach_reloc(reloc, &self.ctx.func, self.id)).collect();
+        let align = u64::from(code.buffer.alignment);
+        module.define_function_bytes(self.id, align, code.code_buffer(), &relocs).map_err(failed)?;
+        module.define_data(self.data, &table_data(constants)).map_err(failed)
+    }
 }
 
 /// A table of vector constants as data of a module.

@@ -11,9 +11,9 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Index, LocalId, Mem};
 use cranelift_codegen::ir::Value;
 use cranelift_frontend::Variable;
+use std::rc::Rc;
 
 /// A register array in scope.
-#[derive(Clone)]
 pub(super) struct RegArray {
     dtype: DType,
     /// One list per element (over all axes but the lane axis).
@@ -92,7 +92,7 @@ impl Emitter<'_, '_> {
             }
             vars.push(elem);
         }
-        self.regs[id.0 as usize] = Some(RegArray { dtype, vars, shape });
+        self.regs[id.0 as usize] = Some(Rc::new(RegArray { dtype, vars, shape }));
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl Emitter<'_, '_> {
         }
     }
 
-    fn reg(&self, id: LocalId) -> Result<RegArray, Diagnostic> {
+    fn reg(&self, id: LocalId) -> Result<Rc<RegArray>, Diagnostic> {
         match &self.regs[id.0 as usize] {
             Some(array) => Ok(array.clone()),
             None => Err(self.broken("a register array is used before it is declared")),

@@ -18,7 +18,7 @@ use birkhoff_compiler::eqsat::{self, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
 use birkhoff_compiler::lower::loops::reversed_loops;
 use birkhoff_compiler::lower::lower as schedule;
-use birkhoff_compiler::lower::price::KernelCost;
+use birkhoff_compiler::lower::price::Planner;
 use birkhoff_compiler::schedule::Target as Machine;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::dim::SizeEnv;
@@ -226,7 +226,8 @@ impl Way<'_> {
 
         observe(Stage::Eqsat);
         let start = Instant::now();
-        let optimized = saturate(&bound, func, options).map_err(fail)?;
+        let planner = Planner::default();
+        let optimized = saturate(&bound, func, options, &planner).map_err(fail)?;
         stages.timings.push(("eqsat", start.elapsed()));
         let (module, func) = (optimized.module.clone(), optimized.func);
         stages.optimized = Some(optimized);
@@ -241,7 +242,7 @@ impl Way<'_> {
         if options.verify {
             verify(&module).map_err(fail)?;
         }
-        let program = schedule(&module, func, &Machine::default()).map_err(|error| fail(error.into()))?;
+        let program = planner.plan(&module, func).map_err(|error| fail(error.into()))?;
         if options.verify {
             plan::verify::verify(&program).map_err(fail)?;
         }
@@ -278,9 +279,14 @@ impl Way<'_> {
     }
 }
 
-fn saturate(module: &Module, func: FuncId, options: &Options) -> Result<Optimized, Diagnostics> {
+fn saturate(
+    module: &Module,
+    func: FuncId,
+    options: &Options,
+    planner: &Planner,
+) -> Result<Optimized, Diagnostics> {
     let saturation = eqsat::Options { math: options.math, ..Default::default() };
-    let optimized = eqsat::optimize(module, func, &saturation, &KernelCost::default())?;
+    let optimized = eqsat::optimize(module, func, &saturation, planner)?;
     if options.verify {
         verify(&optimized.module)?;
     }

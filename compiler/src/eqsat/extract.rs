@@ -5,6 +5,7 @@
 //! caller. Ties go to terms of the original program, then to the smaller structural hash, so that class numbers decide nothing.
 
 use super::hash::FastHasher;
+use super::needs::Needs;
 use super::term::{Graph, Head, Term, type_of};
 use crate::cost;
 use birkhoff_ir::tensor::OpKind;
@@ -40,9 +41,9 @@ pub const WEIGHTINGS: [Weights; 5] = [
 /// The chosen term of every class that has one, by class number.
 pub type Choice = BTreeMap<Id, Term>;
 
-struct Candidate {
+pub(super) struct Candidate {
     term: Term,
-    children: Vec<usize>,
+    pub(super) children: Vec<usize>,
     flops: f64,
     bytes: f64,
     /// True unless it is a kernel of its own.
@@ -56,8 +57,8 @@ struct Candidate {
 /// The terms that may be chosen, prepared once for all weightings.
 pub struct Terms {
     ids: Vec<Id>,
-    classes: Vec<Vec<Candidate>>,
-    root: usize,
+    pub(super) classes: Vec<Vec<Candidate>>,
+    pub(super) root: usize,
 }
 
 impl Terms {
@@ -120,7 +121,8 @@ impl Terms {
             .collect();
         let shared = self.by_dag(cost, &tree);
         let mut best: Option<(f64, Vec<Option<usize>>)> = None;
-        for mut picks in [original, shared, tree] {
+        let starts = if shared == tree { vec![original, tree] } else { vec![original, shared, tree] };
+        for mut picks in starts {
             let Some(total) = self.swap(cost, &mut picks) else { continue };
             if best.as_ref().is_none_or(|(least, _)| total < *least * (1.0 - 1e-12)) {
                 best = Some((total, picks));
@@ -191,13 +193,10 @@ impl Terms {
         let words = n.div_ceil(64);
         let mut picks = start.to_vec();
         let mut sets: Vec<Vec<u64>> = vec![vec![]; n];
-        let mut totals = vec![f64::INFINITY; n];
-        let own = |picks: &[Option<usize>], class: usize| picks[class].map_or(0.0, |pick| cost[class][pick]);
         let all: Vec<usize> = (0..n).filter(|class| start[*class].is_some()).collect();
         for class in self.order_of(start, &all).unwrap_or_default() {
             let Some(pick) = start[class] else { continue };
             sets[class] = self.union(&sets, class, pick, words);
-            totals[class] = bits(&sets[class]).map(|member| own(start, member)).sum();
         }
         for _ in 0..3 {
             let mut changed = false;
@@ -205,10 +204,8 @@ impl Terms {
                 let Some(now) = picks[class] else { continue };
                 let children = &self.classes[class][now].children;
                 if !sets[class].is_empty() && !children.iter().any(|child| holds(&sets[*child], class)) {
-                    // What lies below may have become cheaper since.
-                    let set = self.union(&sets, class, now, words);
-                    totals[class] = bits(&set).map(|member| own(&picks, member)).sum();
-                    sets[class] = set;
+                    // What lies below may have changed since.
+                    sets[class] = self.union(&sets, class, now, words);
                 }
                 for (pick, term) in self.classes[class].iter().enumerate() {
                     if picks[class] == Some(pick) || term.children.iter().any(|child| sets[*child].is_empty())
@@ -219,11 +216,8 @@ impl Terms {
                         continue;
                     }
                     let set = self.union(&sets, class, pick, words);
-                    let below: f64 =
-                        bits(&set).filter(|member| *member != class).map(|member| own(&picks, member)).sum();
-                    let total = below + cost[class][pick];
-                    if total < totals[class] * (1.0 - 1e-12) {
-                        (picks[class], sets[class], totals[class]) = (Some(pick), set, total);
+                    if sets[class].is_empty() || self.saves(cost, &picks, class, pick, (&sets[class], &set)) {
+                        (picks[class], sets[class]) = (Some(pick), set);
                         changed = true;
                     }
                 }
@@ -233,6 +227,25 @@ impl Terms {
             }
         }
         picks
+    }
+
+    /// True if `class` with all it needs becomes cheaper by the term `pick`; `sets` are what it needs now and then. Only
+    /// what differs is summed, so that this takes little more than the time to compare the sets.
+    fn saves(
+        &self,
+        cost: &[Vec<f64>],
+        picks: &[Option<usize>],
+        class: usize,
+        pick: usize,
+        (now, then): (&[u64], &[u64]),
+    ) -> bool {
+        let own = |class: usize| picks[class].map_or(0.0, |pick| cost[class][pick]);
+        let (mut lost, mut gained) = (own(class), cost[class][pick]);
+        for (place, (now, then)) in now.iter().zip(then).enumerate() {
+            lost += bits(now & !then).map(|bit| own(place * 64 + bit)).sum::<f64>();
+            gained += bits(then & !now).map(|bit| own(place * 64 + bit)).sum::<f64>();
+        }
+        gained < lost * (1.0 - 1e-12)
     }
 
     fn union(&self, sets: &[Vec<u64>], class: usize, pick: usize, words: usize) -> Vec<u64> {
@@ -248,26 +261,16 @@ impl Terms {
 
     /// Swaps single terms as long as the cost of everything that the root needs falls. Returns that cost.
     fn swap(&self, cost: &[Vec<f64>], picks: &mut [Option<usize>]) -> Option<f64> {
-        let total = |picks: &[Option<usize>]| -> Option<f64> {
-            Some(self.order(picks)?.iter().filter_map(|class| Some(cost[*class][picks[*class]?])).sum())
-        };
-        let mut now = total(picks)?;
+        let mut needs = Needs::of(self, cost, picks)?;
         for _ in 0..8 {
             let mut changed = false;
             for class in self.order(picks).unwrap_or_default() {
                 for (pick, price) in cost[class].iter().enumerate() {
-                    let before = picks[class];
                     // A dearer term can only pay by making what lies below it unnecessary, never by more than it costs.
-                    if before == Some(pick) || *price >= now {
-                        continue;
-                    }
-                    picks[class] = Some(pick);
-                    match total(picks) {
-                        Some(then) if then < now * (1.0 - 1e-12) => {
-                            now = then;
-                            changed = true;
-                        }
-                        _ => picks[class] = before,
+                    let tried = picks[class] != Some(pick) && *price < needs.total && needs.uses[class] > 0;
+                    if tried && needs.try_swap(picks, class, pick) {
+                        needs = Needs::of(self, cost, picks)?;
+                        changed = true;
                     }
                 }
             }
@@ -275,11 +278,11 @@ impl Terms {
                 break;
             }
         }
-        Some(now)
+        Some(needs.total)
     }
 
     /// Classes that the root needs, operands first; `None` if they need each other, or one has no term.
-    fn order(&self, picks: &[Option<usize>]) -> Option<Vec<usize>> {
+    pub(super) fn order(&self, picks: &[Option<usize>]) -> Option<Vec<usize>> {
         self.order_of(picks, &[self.root])
     }
 
@@ -324,14 +327,12 @@ fn is_better(found: (f64, u64, usize), best: Option<(f64, u64, usize)>) -> bool 
     found.0 < best.0 - slack || (found.0 <= best.0 + slack && found.1 < best.1)
 }
 
-fn bits(set: &[u64]) -> impl Iterator<Item = usize> + '_ {
-    set.iter().enumerate().flat_map(|(place, word)| {
-        let mut rest = *word;
-        std::iter::from_fn(move || {
-            let bit = rest.trailing_zeros();
-            rest &= rest.wrapping_sub(1);
-            (bit < 64).then_some(place * 64 + bit as usize)
-        })
+fn bits(word: u64) -> impl Iterator<Item = usize> {
+    let mut rest = word;
+    std::iter::from_fn(move || {
+        let bit = rest.trailing_zeros();
+        rest &= rest.wrapping_sub(1);
+        (bit < 64).then_some(bit as usize)
     })
 }
 
@@ -382,4 +383,70 @@ fn local_cost(
         .sum::<f64>();
     let written: f64 = results.iter().map(|(ty, _)| cost::bytes_of(world.ty(*ty), sizes)).sum();
     (flops, read + written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random classes, a few terms each, whose operands mostly have smaller numbers; some choices are cycles.
+    fn random_terms(seed: u64) -> (Terms, Vec<Vec<f64>>) {
+        let mut state = seed;
+        let mut next = |bound: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % bound
+        };
+        let n = 30;
+        let (mut classes, mut costs) = (vec![], vec![]);
+        for class in 0..n {
+            let (mut candidates, mut prices) = (vec![], vec![]);
+            for pick in 0..1 + next(3) {
+                let below = if pick == 0 { class } else { n };
+                let n_children = if below == 0 { 0 } else { next(4) };
+                let mut children: Vec<usize> = (0..n_children).map(|_| next(below)).collect();
+                children.retain(|child| *child != class);
+                let term = Term { head: Head::Input(0), args: vec![] };
+                let (flops, bytes, fuses, original, hash) = (0.0, 0.0, true, false, 0);
+                candidates.push(Candidate { term, children, flops, bytes, fuses, original, hash });
+                prices.push(1.0 + next(100) as f64);
+            }
+            classes.push(candidates);
+            costs.push(prices);
+        }
+        (Terms { ids: (0..n).map(Id::from).collect(), classes, root: n - 1 }, costs)
+    }
+
+    /// What [`Terms::swap`] does, said plainly: every swap is judged by the cost of the whole.
+    fn plain_swap(terms: &Terms, cost: &[Vec<f64>], picks: &mut [Option<usize>]) -> Option<f64> {
+        let total = |picks: &[Option<usize>]| -> Option<f64> {
+            Some(terms.order(picks)?.iter().filter_map(|class| Some(cost[*class][picks[*class]?])).sum())
+        };
+        let mut now = total(picks)?;
+        for _ in 0..8 {
+            for class in terms.order(picks)? {
+                for pick in 0..cost[class].len() {
+                    let before = picks[class].replace(pick);
+                    match total(picks) {
+                        Some(then) if then < now * (1.0 - 1e-12) => now = then,
+                        _ => picks[class] = before,
+                    }
+                }
+            }
+        }
+        Some(now)
+    }
+
+    #[test]
+    fn a_swap_is_judged_by_the_cost_of_the_whole() {
+        let mut n_swapped = 0;
+        for seed in 0..300 {
+            let (terms, cost) = random_terms(seed);
+            let start = vec![Some(0); cost.len()];
+            let (mut fast, mut plain) = (start.clone(), start.clone());
+            assert_eq!(terms.swap(&cost, &mut fast), plain_swap(&terms, &cost, &mut plain), "seed {seed}");
+            assert_eq!(terms.order(&fast), terms.order(&plain), "seed {seed}");
+            n_swapped += usize::from(fast != start);
+        }
+        assert!(n_swapped > 100, "{n_swapped} of 300 graphs have a swap that pays");
+    }
 }

@@ -13,6 +13,7 @@ pub mod extract;
 pub mod facts;
 mod hash;
 pub mod import;
+mod needs;
 pub mod pattern;
 pub mod rewriter;
 pub mod rules;
@@ -23,6 +24,7 @@ pub use rules::{Class, Math, Theme};
 pub use saturate::{Limits, StopReason};
 
 use crate::cost::{Cost, CostModel, Edges, default_sizes};
+use crate::desk::{Desk, Pending, with_desk};
 use crate::expand;
 use crate::simplify::merge_equal_nodes;
 use birkhoff_ir::diag::Diagnostic;
@@ -31,6 +33,7 @@ use emit::{Origins, emit};
 use extract::{Terms, WEIGHTINGS};
 use facts::Facts;
 use import::{Flat, append_body, flatten};
+use quanta::Clock;
 use rewriter::Rewriter;
 use saturate::{Allowed, Run, saturate};
 use std::collections::BTreeMap;
@@ -95,13 +98,13 @@ struct Session<'a> {
     facts: BTreeMap<FuncId, Vec<Facts>>,
     applied: BTreeMap<&'static str, usize>,
     options: &'a Options,
-    cost: &'a dyn CostModel,
 }
 
 struct Done {
     func: Func,
     /// True if this is the function as it was given.
     is_original: bool,
+    cost_before: Cost,
     cost: Cost,
     outputs: Vec<Facts>,
     run: Run,
@@ -119,9 +122,20 @@ pub fn optimize(
     options: &Options,
     cost: &dyn CostModel,
 ) -> Result<Optimized, Diagnostic> {
+    // egg times its rebuilds, for a log that nobody reads, and the first look at its clock calibrates it against the
+    // system's for up to 200 ms. A clock that stands still needs no calibration.
+    let (clock, _) = Clock::mock();
+    quanta::with_clock(&clock, || optimize_untimed(module, func, options, cost))
+}
+
+fn optimize_untimed(
+    module: &Module,
+    func: FuncId,
+    options: &Options,
+    cost: &dyn CostModel,
+) -> Result<Optimized, Diagnostic> {
     let refused = |message: String| Diagnostic::verify(format!("eqsat: {message}"));
     let (expanded, place) = expand::expand(module, func).map_err(refused)?;
-    let cost_before = cost.price(&expanded, place);
     let mut session = Session {
         source: module.clone(),
         target: Module { dims: module.dims.clone(), params: module.params.clone(), funcs: vec![] },
@@ -129,11 +143,14 @@ pub fn optimize(
         facts: BTreeMap::new(),
         applied: BTreeMap::new(),
         options,
-        cost,
     };
-    let done = session.optimize(func, Some((expanded.func(place), cost_before))).map_err(refused)?;
+    let done = with_desk(|desk| {
+        let price = desk.put(|| cost.price(&expanded, place));
+        session.optimize(func, Some(Original { func: expanded.func(place), price, cost, desk }))
+    });
+    let done = done.map_err(refused)?;
     let report = Report {
-        cost_before,
+        cost_before: done.cost_before,
         cost_after: done.cost,
         iterations: done.run.iterations,
         n_nodes: done.n_nodes,
@@ -154,8 +171,8 @@ pub fn optimize(
 }
 
 impl Session<'_> {
-    /// `original` is the function over primitives with its price, for a function whose original form and bodies may be kept.
-    fn optimize(&mut self, id: FuncId, original: Option<(&Func, Cost)>) -> Result<Done, String> {
+    /// `original` is given for a function whose original form and bodies may be kept.
+    fn optimize(&mut self, id: FuncId, original: Option<Original<'_, '_>>) -> Result<Done, String> {
         let func = self.source.func(id).clone();
         let mut flat = flatten(&mut self.source, &func)?;
         for node in &mut flat.func.nodes {
@@ -182,7 +199,7 @@ impl Session<'_> {
         Ok(place)
     }
 
-    fn saturated(&mut self, flat: &Flat, original: Option<(&Func, Cost)>) -> Result<Done, String> {
+    fn saturated(&mut self, flat: &Flat, original: Option<Original<'_, '_>>) -> Result<Done, String> {
         let mut loaded = self.load(flat, false)?;
         let options = self.options;
         let without_rules: Vec<&str> = options.without_rules.iter().map(String::as_str).collect();
@@ -206,22 +223,24 @@ impl Session<'_> {
         let terms = Terms::of(graph, loaded.root, &origins.terms());
         let mut candidates = self.candidates(&loaded, &terms, flat, &origins);
         let mut module = loaded.graph.analysis.take_module();
-        let best = match original {
-            Some((func, cost)) => {
+        let (first, others) = match original {
+            Some(original) => {
                 if options.sample.is_none() {
                     prune(&mut module, &mut candidates);
                 }
-                let first = Priced { cost, func: func.clone(), choice: None, is_original: true };
-                self.cheapest(self.cost, &mut module, first, candidates)
+                let others = original.priced(&module, candidates)?;
+                let cost = original.desk.wait(&original.price);
+                (Priced { cost, func: original.func.clone(), choice: None, is_original: true }, others)
             }
             // A body is part of a kernel, which a precise model of whole kernels cannot know.
             None => {
                 let model = Edges::default();
                 let first = priced(&model, &mut module, (merge_equal_nodes(&flat.func), None));
-                self.cheapest(&model, &mut module, first, candidates)
+                (first, candidates.into_iter().map(|other| priced(&model, &mut module, other)).collect())
             }
         };
-        let Priced { cost, func, choice, is_original } = best;
+        let cost_before = first.cost;
+        let Priced { cost, func, choice, is_original } = self.cheapest(first, others);
         self.target = module;
         self.facts = std::mem::take(&mut loaded.graph.analysis.bodies);
         let chain = match choice {
@@ -230,7 +249,7 @@ impl Session<'_> {
             }
             _ => vec![],
         };
-        Ok(Done { func, is_original, cost, outputs, run, n_nodes, n_classes, chain })
+        Ok(Done { func, is_original, cost_before, cost, outputs, run, n_nodes, n_classes, chain })
     }
 
     /// Programs that the outputs may be computed by, each once.
@@ -240,7 +259,12 @@ impl Session<'_> {
             None => WEIGHTINGS.iter().map(|weights| terms.choose(weights)).collect(),
         };
         let mut candidates: Vec<Candidate> = vec![];
+        let mut seen: Vec<extract::Choice> = vec![];
         for choice in choices.into_iter().flatten() {
+            if seen.contains(&choice) {
+                continue;
+            }
+            seen.push(choice.clone());
             let Some(func) = emit(&loaded.graph, &choice, loaded.root, flat, origins) else { continue };
             if !candidates.iter().any(|(other, _)| *other == func) {
                 candidates.push((func, Some(choice)));
@@ -250,16 +274,9 @@ impl Session<'_> {
     }
 
     /// The first of the cheapest; with a seed, the drawn one.
-    fn cheapest(
-        &self,
-        model: &dyn CostModel,
-        module: &mut Module,
-        first: Priced,
-        candidates: Vec<Candidate>,
-    ) -> Priced {
+    fn cheapest(&self, first: Priced, others: Vec<Priced>) -> Priced {
         let mut best = first;
-        for candidate in candidates {
-            let priced = priced(model, module, candidate);
+        for priced in others {
             if priced.cost.total < best.cost.total || self.options.sample.is_some() {
                 best = priced;
             }
@@ -312,6 +329,35 @@ impl Session<'_> {
         self.target = again.graph.analysis.take_module();
         self.facts = std::mem::take(&mut again.graph.analysis.bodies);
         Ok(chain)
+    }
+}
+
+/// A function over primitives as it was given, its price in the making, and who makes it.
+struct Original<'s, 'env> {
+    func: &'s Func,
+    price: Pending<Cost>,
+    cost: &'env dyn CostModel,
+    desk: &'s Desk<'env>,
+}
+
+impl Original<'_, '_> {
+    /// The prices of other functions, which may use the bodies of `module`: each as the module that it would become.
+    fn priced(&self, module: &Module, candidates: Vec<Candidate>) -> Result<Vec<Priced>, String> {
+        let mut jobs = vec![];
+        for (func, choice) in candidates {
+            let (mut all, cost) = (module.clone(), self.cost);
+            all.funcs.push(func);
+            let job = self.desk.put(move || -> Result<(Cost, Func), String> {
+                let (module, place) = expand::expand(&all, FuncId(all.funcs.len() as u32 - 1))?;
+                Ok((cost.price(&module, place), all.funcs.pop().unwrap_or_default()))
+            });
+            jobs.push((job, choice));
+        }
+        let results = jobs.into_iter().map(|(job, choice)| {
+            let (cost, func) = self.desk.wait(&job)?;
+            Ok(Priced { cost, func, choice, is_original: false })
+        });
+        results.collect()
     }
 }
 

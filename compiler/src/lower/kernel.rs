@@ -57,6 +57,7 @@ pub fn lower(
     let stager = Stager {
         walk: cx.walk,
         is_anchor: cx.is_anchor,
+        inside: &cluster.anchors,
         batch: &batch,
         native_lanes: cx.target.native_lanes,
     };
@@ -251,6 +252,10 @@ impl KernelLowering<'_, '_> {
         }
         let fits = (self.cx.target.tile_bytes / bytes.max(1)).clamp(8, 512);
         let extent = axes.extent(class).as_const().unwrap_or(i64::MAX);
+        // Of known extents, tiles enough to keep the cores of a large machine busy.
+        let n_places: Option<i64> =
+            cluster.batch.iter().map(|class| axes.extent(*class).as_const()).product();
+        let fits = n_places.map_or(fits, |places| fits.min((places / N_CHUNKS).max(8)));
         let mut tile = 1;
         while tile * 2 <= fits && tile < extent {
             tile *= 2;

@@ -5,12 +5,14 @@
 
 use crate::cost::{Cost, CostModel, default_sizes, scalar_weight};
 use crate::schedule::Target;
+use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::kernel::{Block, ForKind, Func, Index, Inst, Stmt, Var};
 use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::{FuncId, Module};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 /// Prices functions by lowering them.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -37,10 +39,44 @@ impl CostModel for KernelCost {
         let sizes = default_sizes(module);
         let priced =
             super::lower(module, func, &self.target).ok().and_then(|program| self.program(&program, &sizes));
-        let never = f64::INFINITY;
-        priced.unwrap_or(Cost { bytes: never, flops: never, launches: never, total: never })
+        priced.unwrap_or(NEVER)
     }
 }
+
+/// [`KernelCost`] that keeps the plans it makes: the cheapest of them is the one that is wanted next.
+#[derive(Default)]
+pub struct Planner {
+    /// The model.
+    pub cost: KernelCost,
+    plans: Mutex<Vec<(Module, FuncId, Program)>>,
+}
+
+impl Planner {
+    /// The plan of `func`, a function of primitives: one made for a price, else a new one.
+    ///
+    /// Errors: those of [`super::lower`].
+    pub fn plan(&self, module: &Module, func: FuncId) -> Result<Program, Diagnostic> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        match plans.iter().position(|known| known.1 == func && known.0 == *module) {
+            Some(place) => Ok(plans.swap_remove(place).2),
+            None => super::lower(module, func, &self.cost.target),
+        }
+    }
+}
+
+impl CostModel for Planner {
+    /// Infinite where the function cannot be lowered.
+    fn price(&self, module: &Module, func: FuncId) -> Cost {
+        let Ok(program) = super::lower(module, func, &self.cost.target) else { return NEVER };
+        let cost = self.cost.program(&program, &default_sizes(module)).unwrap_or(NEVER);
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).push((module.clone(), func, program));
+        cost
+    }
+}
+
+/// The cost of what cannot be run.
+const NEVER: Cost =
+    Cost { bytes: f64::INFINITY, flops: f64::INFINITY, launches: f64::INFINITY, total: f64::INFINITY };
 
 impl KernelCost {
     /// The cost of one call of `program` at `sizes`; `None` if a size has no value.
@@ -71,10 +107,11 @@ fn instructions(kernel: &Func, sizes: &SizeEnv, native_lanes: u32) -> f64 {
         let extent = axis.extent.eval(sizes).unwrap_or(1).max(1) as f64;
         let count = f64::from(axis.tile).min(extent);
         tiles *= extent / count;
-        vars.insert(axis.base, 0.0);
+        vars.insert(axis.base, (extent - count) / 2.0);
         vars.insert(axis.count, count);
     }
-    let mut walk = InstructionWalk { kernel, sizes, native: f64::from(native_lanes), vars };
+    let spread = kernel.grid.iter().map(|axis| axis.base).collect();
+    let mut walk = InstructionWalk { kernel, sizes, native: f64::from(native_lanes), vars, spread };
     tiles * walk.block(&kernel.body, None)
 }
 
@@ -82,8 +119,10 @@ struct InstructionWalk<'a> {
     kernel: &'a Func,
     sizes: &'a SizeEnv,
     native: f64,
-    /// Values of integer variables, as far as they bound loops.
+    /// Values of integer variables, as far as they bound loops; of those that differ between tiles the mean.
     vars: BTreeMap<Var, f64>,
+    /// Variables that differ between tiles.
+    spread: BTreeSet<Var>,
 }
 
 impl InstructionWalk<'_> {
@@ -131,11 +170,30 @@ impl InstructionWalk<'_> {
 
     /// Remembers integers that may bound loops.
     fn note(&mut self, var: Var, inst: &Inst) {
+        let is_spread = match inst {
+            Inst::Index(index) => index.terms.iter().any(|(var, _)| self.spread.contains(var)),
+            Inst::Scalar(ScalarOp::Div, args) => args.iter().any(|arg| self.spread.contains(arg)),
+            _ => false,
+        };
+        if is_spread {
+            self.spread.insert(var);
+        }
         let value = match inst {
             Inst::Index(index) => self.index(index),
             Inst::Scalar(ScalarOp::Div, args) => {
                 let part = |arg: &Var| self.vars.get(arg).copied().unwrap_or(1.0);
-                (part(&args[0]) / part(&args[1]).max(1.0)).floor()
+                let by = part(&args[1]).max(1.0);
+                let quotient = part(&args[0]) / by;
+                // On average, what is rounded away is half of what it can be.
+                if is_spread { (quotient - (by - 1.0) / (2.0 * by)).max(0.0) } else { quotient.floor() }
+            }
+            // Of the places that are left and a whole tile: mostly a whole tile.
+            Inst::Scalar(ScalarOp::Min, args) => {
+                let known = args.iter().filter(|arg| !self.spread.contains(*arg));
+                match known.filter_map(|arg| self.vars.get(arg)).copied().reduce(f64::min) {
+                    Some(least) => least,
+                    None => return,
+                }
             }
             _ => return,
         };
@@ -161,4 +219,28 @@ fn access_weight(index: &[Index], lanes: Option<(f64, Var)>, native: f64) -> f64
     let is_outer = index.iter().rev().skip(1).any(|index| !coeff(index).is_const(0));
     let last = index.last().map(coeff).unwrap_or_default();
     if is_outer || !(last.is_const(0) || last.is_const(1)) { 1.5 * native } else { 0.5 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use birkhoff_ir::tensor::text::parse;
+
+    #[test]
+    fn a_plan_made_for_a_price_is_that_of_its_function() {
+        let func = |op: &str| {
+            format!("export fn @f(%x: f32[64]) -> (y: f32[64]) {{\n  %y = {op}(%x)\n  return y = %y\n}}\n")
+        };
+        let modules: Vec<Module> = ["exp", "neg"]
+            .iter()
+            .map(|op| parse(&func(op)).unwrap_or_else(|why| panic!("{why:?}")))
+            .collect();
+        let planner = Planner::default();
+        assert!(planner.price(&modules[0], FuncId(0)).total < f64::INFINITY);
+        for module in &modules {
+            let known = super::super::lower(module, FuncId(0), &Target::default());
+            assert_eq!(planner.plan(module, FuncId(0)).ok(), known.ok());
+        }
+        assert!(planner.plans.lock().is_ok_and(|plans| plans.is_empty()), "the plan was not taken");
+    }
 }

@@ -147,7 +147,9 @@ impl ProgramBuilder<'_> {
 
     /// The position of a kernel, which is kept once however often it is built.
     fn intern(&mut self, func: Func) -> u32 {
-        let same = |other: &Func| Func { name: func.name.clone(), ..other.clone() } == func;
+        let same = |other: &Func| {
+            other.vars.len() == func.vars.len() && Func { name: func.name.clone(), ..other.clone() } == func
+        };
         if let Some(known) = self.program.kernels.iter().position(same) {
             return known as u32;
         }
@@ -280,7 +282,8 @@ fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
         return true;
     }
     let batch = loop_batch(walk, node).classes;
-    let stager = Stager { walk, is_anchor: &[], batch: &batch, native_lanes: target.native_lanes };
+    let stager =
+        Stager { walk, is_anchor: &[], inside: &[], batch: &batch, native_lanes: target.native_lanes };
     if stager.is_token_work(node) || is_small(walk, node) {
         return true;
     }

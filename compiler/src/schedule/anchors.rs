@@ -4,7 +4,7 @@
 //! work that its readers would otherwise repeat. Everything else is inlined into the anchors that read it.
 
 use super::axes::Class;
-use super::graph::{N, V};
+use super::graph::{GNode, N, V};
 use super::walk::Walk;
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::OpKind;
@@ -12,6 +12,10 @@ use std::collections::BTreeSet;
 
 /// A reader may repeat work this many times before it is kept instead.
 const MAX_REPEATS: i64 = 128;
+/// A sum of at most this many terms may be written out where it is read.
+const MAX_INLINED_TERMS: i64 = 8;
+/// Quotients and roots of rows longer than this are computed again.
+const MAX_KEPT_ROW: i64 = 256;
 /// Work on this few elements, free of other loops, is hoisted and never worth keeping.
 const MAX_HOISTED_ELEMS: i64 = 32;
 
@@ -42,10 +46,10 @@ pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>) -> Vec<bool> {
         }
         let is_kept = gnode.results.iter().any(|result| kept.contains(result));
         is_anchor[node] = is_kept
-            || is_structural(gnode.op.kind)
+            || (is_structural(gnode.op.kind) && !is_inlined(walk, node, &demand, &readers))
             || (is_arithmetic(gnode.op.kind)
                 && (repeats(walk, gnode.results[0], &demand[gnode.results[0]])
-                    || (is_expensive(gnode.op.kind) && readers[gnode.results[0]].len() > 1)));
+                    || (is_worth_keeping(walk, node) && readers[gnode.results[0]].len() > 1)));
     }
     is_anchor
 }
@@ -62,6 +66,25 @@ fn is_structural(kind: OpKind) -> bool {
             | OpKind::Solve
             | OpKind::Qr
     )
+}
+
+/// True for a sum of a few terms that a single anchor reads, each element once: it is written out there.
+fn is_inlined(walk: &Walk<'_>, node: N, demand: &[BTreeSet<Class>], readers: &[BTreeSet<N>]) -> bool {
+    let graph = walk.graph;
+    let [result] = graph.nodes[node].results.as_slice() else { return false };
+    let sums = walk.axes.of_sums(node);
+    let n_terms: Option<i64> = sums.iter().map(|class| walk.axes.extent(*class).as_const()).product();
+    let own = walk.axes.of_value(*result);
+    let is_large = graph.values[*result].ty.n_elems().as_const().is_none_or(|n| n > MAX_HOISTED_ELEMS);
+    let is_reader =
+        |reader: &GNode| reader.region == graph.nodes[node].region && is_arithmetic(reader.op.kind);
+    let is_sum = matches!(graph.nodes[node].op.kind, OpKind::Contract | OpKind::ReduceSum);
+    is_sum
+        && is_large
+        && n_terms.is_some_and(|n| n <= MAX_INLINED_TERMS)
+        && readers[*result].len() == 1
+        && readers[*result].iter().all(|reader| is_reader(&graph.nodes[*reader]))
+        && demand[*result].iter().all(|class| own.contains(class))
 }
 
 fn is_arithmetic(kind: OpKind) -> bool {
@@ -82,6 +105,18 @@ fn is_expensive(kind: OpKind) -> bool {
         OpKind::Scalar(_) | OpKind::RandomBits => true,
         _ => false,
     }
+}
+
+/// True for expensive work that is dearer than storing and loading its result: of long rows, which leave the nearest cache,
+/// divisions and roots are not.
+fn is_worth_keeping(walk: &Walk<'_>, node: N) -> bool {
+    let gnode = &walk.graph.nodes[node];
+    let is_quick = matches!(
+        gnode.op.kind,
+        OpKind::Scalar(ScalarOp::Div | ScalarOp::Recip | ScalarOp::Sqrt | ScalarOp::Rsqrt)
+    );
+    let is_long = |class: &Class| walk.axes.extent(*class).as_const().is_some_and(|n| n > MAX_KEPT_ROW);
+    is_expensive(gnode.op.kind) && !(is_quick && walk.axes.of_value(gnode.results[0]).iter().any(is_long))
 }
 
 /// True if readers walk a loop that the value does not have, often enough that keeping it pays.

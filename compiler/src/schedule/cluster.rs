@@ -160,7 +160,7 @@ pub fn partition(walk: &Walk<'_>, is_anchor: &[bool], opaque: &dyn Fn(N) -> bool
                 cluster_of[node] = Some(clusters.len());
                 clusters.push(Cluster {
                     anchors: vec![node],
-                    batch: parallel_classes(walk, node),
+                    batch: first_batch(walk, node),
                     is_small: is_small(walk, node),
                     is_opaque: false,
                 });
@@ -261,7 +261,40 @@ fn join(walk: &Walk<'_>, is_anchor: &[bool], cluster: &Cluster, node: N) -> Opti
         .filter(|class| own.contains(class) && reads_in_place(walk, is_anchor, &inside, node, *class))
         .collect();
     let is_small = cluster.is_small && is_small(walk, node);
-    (!batch.is_empty() || is_small).then_some(batch)
+    // Work for many cores is not worth a launch less.
+    let before = n_places(walk, &cluster.batch);
+    let after = n_places(walk, &batch);
+    let stays_parallel = after.is_none_or(|after| after >= MIN_PLACES || before == Some(after));
+    (is_small || (!batch.is_empty() && stays_parallel)).then_some(batch)
+}
+
+/// Places of a grid that keep the cores of a large machine busy.
+const MIN_PLACES: i64 = 64;
+
+/// The number of places along `classes`; `None` if it is known only when the kernel runs.
+fn n_places(walk: &Walk<'_>, classes: &[Class]) -> Option<i64> {
+    classes.iter().map(|class| walk.axes.extent(*class).as_const()).product()
+}
+
+/// The batch classes of a kernel that `node` starts: its own, but for inner axes that a long sum can keep in registers, as
+/// long as the others are places enough.
+fn first_batch(walk: &Walk<'_>, node: N) -> Vec<Class> {
+    const MAX_BLOCK: i64 = 64;
+    const MANY_PLACES: i64 = 16 * MIN_PLACES;
+    let mut batch = parallel_classes(walk, node);
+    let is_long = walk
+        .axes
+        .of_sums(node)
+        .iter()
+        .any(|class| walk.axes.extent(*class).as_const().is_none_or(|extent| extent > MAX_BLOCK));
+    while let Some((last, rest)) = batch.split_last() {
+        let is_block = walk.axes.extent(*last).as_const().is_some_and(|extent| extent <= MAX_BLOCK);
+        if !is_long || !is_block || rest.is_empty() || n_places(walk, rest).is_some_and(|n| n < MANY_PLACES) {
+            break;
+        }
+        batch.pop();
+    }
+    batch
 }
 
 /// True if `node` reads every value of the anchors `inside` at its own place along `class`.

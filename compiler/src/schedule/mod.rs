@@ -6,6 +6,7 @@ pub mod chunks;
 pub mod cluster;
 pub mod coords;
 pub mod graph;
+pub mod phases;
 pub mod stages;
 pub mod walk;
 

@@ -8,6 +8,7 @@ use super::axes::Class;
 use super::chunks::cut;
 use super::cluster::{Cluster, anchor_deps};
 use super::graph::{N, R, Source, V};
+use super::phases::Planned;
 use super::walk::Walk;
 use birkhoff_ir::kernel::{Index, Var};
 use birkhoff_ir::tensor::OpKind;
@@ -17,9 +18,15 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const MAX_UNROLL: i64 = 8;
 /// A token stage unrolls at most this many elements of one value.
 const MAX_TOKEN_ELEMS: i64 = 256;
+/// It maps so many elements that are in tile memory, on axes of at most this extent.
+const MAX_TOKEN_AXIS: i64 = 32;
+/// It maps so many elements that are in tile memory.
+const MAX_TOKEN_MAP: i64 = 96;
 /// An accumulator axis of at most this extent may be kept in registers, in blocks.
 const MAX_MEDIUM: i64 = 256;
 
+/// Blocks of such an axis, each with code of its own.
+const MAX_PASSES: i64 = 8;
 /// A chunked sum keeps at most this many accumulators in registers at once.
 const MAX_CHUNK_UNROLL: i64 = 32;
 
@@ -87,6 +94,8 @@ pub struct Stager<'a> {
     pub walk: &'a Walk<'a>,
     /// Which nodes are anchors.
     pub is_anchor: &'a [bool],
+    /// Anchors of the kernel.
+    pub inside: &'a [N],
     /// Batch classes of the kernel.
     pub batch: &'a [Class],
     /// Elements in a native vector of the target (for f32).
@@ -103,7 +112,7 @@ impl Stager<'_> {
     fn items_of(&self, anchors: &[N]) -> Vec<Item> {
         let mut items: Vec<Item> = vec![];
         let mut place: BTreeMap<N, usize> = BTreeMap::new();
-        for (node, deps) in self.in_phases(anchors) {
+        for Planned { node, deps, nest } in self.in_phases(anchors) {
             let min = deps.iter().filter_map(|dep| place.get(dep).copied()).max();
             let idx = match self.walk.graph.nodes[node].body {
                 Some(body) if !self.is_token_work(node) => {
@@ -115,7 +124,7 @@ impl Stager<'_> {
                     place_in(&mut items, min, node, StageKind::Tokens, &|_| true)
                 }
                 _ => {
-                    let nest = self.nest(node);
+                    let nest = nest.unwrap_or_else(|| self.nest(node));
                     let fits = |stage: &Stage| self.same_place(stage, &nest, node, &deps);
                     place_in(&mut items, min, node, StageKind::Nest(nest.clone()), &fits)
                 }
@@ -125,58 +134,15 @@ impl Stager<'_> {
         items
     }
 
-    /// Anchors of one region with those that they read, in the order of their stages: token work waits until all of it can
-    /// run that does not wait for other token work, and the nests before it are those that it waits for. So a loop and the
-    /// one that reads its stack are one stage, whatever the program computes in between.
-    fn in_phases(&self, anchors: &[N]) -> Vec<(N, BTreeSet<N>)> {
-        let inside: BTreeSet<N> = anchors.iter().copied().collect();
-        let mut deps: BTreeMap<N, BTreeSet<N>> =
-            anchors.iter().map(|node| (*node, self.deps(*node))).collect();
-        deps.values_mut().for_each(|reads| reads.retain(|dep| inside.contains(dep)));
-        let is_tokens: BTreeMap<N, bool> =
-            anchors.iter().map(|node| (*node, self.is_token_work(*node))).collect();
-        // Nests that token work reads, directly or through other nests.
-        let mut is_awaited: BTreeSet<N> = BTreeSet::new();
-        for node in anchors.iter().rev() {
-            if is_tokens[node] || is_awaited.contains(node) {
-                is_awaited.extend(&deps[node]);
-            }
-        }
-        let mut open: Vec<N> = anchors.to_vec();
-        let mut order: Vec<(N, BTreeSet<N>)> = vec![];
-        let mut done: BTreeSet<N> = BTreeSet::new();
-        while order.len() < anchors.len() {
-            let n_done = order.len();
-            for tokens in [false, true] {
-                let waits = open.iter().any(|node| is_tokens[node]);
-                open.retain(|node| {
-                    let is_next =
-                        is_tokens[node] == tokens && (tokens || !waits || is_awaited.contains(node));
-                    if !is_next || !deps[node].is_subset(&done) {
-                        return true;
-                    }
-                    done.insert(*node);
-                    order.push((*node, deps[node].clone()));
-                    false
-                });
-            }
-            if order.len() == n_done {
-                // Anchors read only what stands before them, so this is never seen; a value would be missing, and named.
-                break;
-            }
-        }
-        order
-    }
-
     /// Anchors that stand directly in a body, in order.
-    fn region_anchors(&self, body: R) -> Vec<N> {
+    pub(super) fn region_anchors(&self, body: R) -> Vec<N> {
         (0..self.walk.graph.nodes.len())
             .filter(|node| self.is_anchor[*node] && self.walk.graph.nodes[*node].region == body)
             .collect()
     }
 
     /// Anchors of any region whose values `node` reads.
-    fn deps(&self, node: N) -> BTreeSet<N> {
+    pub(super) fn deps(&self, node: N) -> BTreeSet<N> {
         if self.walk.graph.nodes[node].region == 0 {
             return anchor_deps(self.walk, self.is_anchor, node);
         }
@@ -219,7 +185,39 @@ impl Stager<'_> {
         };
         let is_factorisation = matches!(self.walk.graph.nodes[node].op.kind, OpKind::Solve | OpKind::Qr);
         let is_chunked = self.walk.graph.nodes[node].chunked;
-        !is_factorisation && !is_chunked && tiny(node) && self.walk.body_nodes(node).into_iter().all(tiny)
+        let in_registers = tiny(node) && self.walk.body_nodes(node).into_iter().all(tiny);
+        !is_factorisation && !is_chunked && (in_registers || self.is_token_map(node))
+    }
+
+    /// True if `node` computes a few dozen elements for each place of the tile from what the kernel itself has computed
+    /// there: that is at hand for vectors of places, and slices, padding and joins of it are known when it is unrolled.
+    fn is_token_map(&self, node: N) -> bool {
+        let graph = self.walk.graph;
+        let classes = self.own_classes(node);
+        let elems: Option<i64> = classes.iter().map(|class| self.extent(*class)).product();
+        if graph.nodes[node].region != 0
+            || graph.nodes[node].body.is_some()
+            || elems.is_none_or(|elems| elems > MAX_TOKEN_MAP)
+            || classes.iter().any(|class| self.extent(*class).is_none_or(|extent| extent > MAX_TOKEN_AXIS))
+        {
+            return false;
+        }
+        let mut open: Vec<V> = graph.nodes[node].args.clone();
+        let mut seen = BTreeSet::new();
+        while let Some(value) = open.pop() {
+            if !seen.insert(value) {
+                continue;
+            }
+            match graph.values[value].source {
+                Source::Node(def, _) if self.inside.contains(&def) => {}
+                Source::Node(def, _) if !self.is_anchor[def] => open.extend(&graph.nodes[def].args),
+                _ if self.walk.axes.of_value(value).iter().any(|class| self.batch.contains(class)) => {
+                    return false;
+                }
+                _ => {}
+            }
+        }
+        true
     }
 
     /// True if `node` can be computed in the loops of `stage`, given that it reads `deps`.
@@ -268,7 +266,16 @@ impl Stager<'_> {
     }
 
     /// The loops of a nest that computes `node` alone.
-    fn nest(&self, node: N) -> Nest {
+    pub(super) fn nest(&self, node: N) -> Nest {
+        let nest = self.nest_with(node, MAX_MEDIUM);
+        let n_passes =
+            nest.block.map_or(1, |(class, size)| (self.extent(class).unwrap_or(1) + size - 1) / size);
+        // Every pass is code of its own: rather a loop than many.
+        if n_passes > MAX_PASSES { self.nest_with(node, 0) } else { nest }
+    }
+
+    /// The loops of a nest, where an accumulator axis of at most `max_medium` elements may be kept in registers.
+    fn nest_with(&self, node: N, max_medium: i64) -> Nest {
         let graph = self.walk.graph;
         let mut outer: Vec<Class> = vec![];
         for class in graph.nodes[node].results.iter().flat_map(|result| self.walk.axes.of_value(*result)) {
@@ -300,7 +307,7 @@ impl Stager<'_> {
         // An accumulator axis kept in registers: the innermost result axis of moderate extent, where sums are long.
         let medium = match large_outer.last() {
             Some(class)
-                if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= MAX_MEDIUM) =>
+                if !large_summed.is_empty() && self.extent(*class).is_some_and(|n| n <= max_medium) =>
             {
                 Some(*class)
             }

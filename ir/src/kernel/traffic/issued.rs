@@ -1,10 +1,11 @@
 //! Issued loads and stores, by multiplying trip counts.
 
 use crate::diag::Diagnostic;
-use crate::dim::{Dim, SizeEnv};
+use crate::dim::{Dim, SizeEnv, Sym};
 use crate::kernel::lanes::LaneScope;
 use crate::kernel::{Block, For, ForKind, Func, Index, Inst, Mem, Stmt, Var};
 use crate::scalar::{Scalar, eval};
+use std::collections::BTreeMap;
 
 /// Elements loaded and stored, per parameter.
 ///
@@ -17,6 +18,7 @@ pub(super) fn count(func: &Func, sizes: &SizeEnv) -> Result<Vec<(u64, u64)>, Dia
         values: vec![None; func.vars.len()],
         scope: LaneScope::new(func),
         totals: vec![(0, 0); func.params.len()],
+        stages: BTreeMap::new(),
     };
     counter.tiles(0, 1)?;
     Ok(counter.totals)
@@ -73,6 +75,32 @@ struct Counter<'f> {
     values: Vec<Option<Scalar>>,
     scope: LaneScope,
     totals: Vec<(u64, u64)>,
+    /// Stages seen before, by name.
+    stages: BTreeMap<Sym, KnownStage>,
+}
+
+/// What one run of a stage touches.
+struct KnownStage {
+    /// Variables from outside on which its loop bounds depend.
+    steering: Vec<Var>,
+    /// Elements loaded and stored, per parameter, by the values of those variables.
+    counts: BTreeMap<Vec<Option<i64>>, Vec<(u64, u64)>>,
+}
+
+impl KnownStage {
+    fn new(func: &Func, body: &Block) -> KnownStage {
+        let mut used = vec![false; func.vars.len()];
+        let mut lets = vec![];
+        collect(body, &mut used, &mut lets);
+        for (var, inst) in lets.into_iter().rev() {
+            // What is computed inside follows from the others.
+            if std::mem::take(&mut used[var.0 as usize]) {
+                operands(inst).into_iter().for_each(|arg| used[arg.0 as usize] = true);
+            }
+        }
+        let steering = (0..func.vars.len() as u32).map(Var).filter(|var| used[var.0 as usize]).collect();
+        KnownStage { steering, counts: BTreeMap::new() }
+    }
 }
 
 impl Counter<'_> {
@@ -123,9 +151,32 @@ impl Counter<'_> {
                 Stmt::Store { mem, index, .. } => self.touch(*mem, index, times, active, (0, 1)),
                 Stmt::Accum { mem, index, .. } => self.touch(*mem, index, times, active, (1, 1)),
                 Stmt::For(inner) => self.for_loop(inner, times, active)?,
-                Stmt::Stage(_, body) => self.block(body, times, active)?,
+                Stmt::Stage(name, body) => self.stage(name, body, times)?,
                 Stmt::Decl(id) => self.scope.declare(*id),
             }
+        }
+        Ok(())
+    }
+
+    /// Counts a stage, once for each set of values that steer it: of the tiles that a loop walks, most are alike.
+    fn stage(&mut self, name: &Sym, body: &Block, times: u64) -> Result<(), Diagnostic> {
+        let mut known = self.stages.remove(name).unwrap_or_else(|| KnownStage::new(self.func, body));
+        let key: Vec<Option<i64>> =
+            known.steering.iter().map(|var| self.values[var.0 as usize].map(Scalar::as_i64)).collect();
+        let once = match known.counts.get(&key) {
+            Some(once) => once.clone(),
+            None => {
+                let before = std::mem::replace(&mut self.totals, vec![(0, 0); self.func.params.len()]);
+                self.block(body, 1, 1)?;
+                let once = std::mem::replace(&mut self.totals, before);
+                known.counts.insert(key, once.clone());
+                once
+            }
+        };
+        self.stages.insert(name.clone(), known);
+        for (total, once) in self.totals.iter_mut().zip(once) {
+            total.0 = total.0.saturating_add(once.0.saturating_mul(times));
+            total.1 = total.1.saturating_add(once.1.saturating_mul(times));
         }
         Ok(())
     }
