@@ -100,3 +100,121 @@ fn reaching(network: &DiGraph<(), u64>, flows: &[u64], sink: NodeIndex) -> Vec<b
     }
     reaches
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Joint, Keep, Parts, depending, split};
+    use super::*;
+    use birkhoff_ir::dim::Dim;
+    use birkhoff_ir::dtype::DType;
+    use birkhoff_ir::scalar::ScalarOp;
+    use birkhoff_ir::tensor::build::Builder;
+    use birkhoff_ir::tensor::{Domain, FuncId, Module, TensorType};
+
+    /// Numbers that look random.
+    struct Draw(u64);
+
+    impl Draw {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (self.0 >> 33) as usize % n
+        }
+    }
+
+    fn f32s(shape: &[i64]) -> TensorType {
+        TensorType::new(DType::F32, shape.iter().map(|extent| Dim::constant(*extent)).collect())
+    }
+
+    /// A function of two arguments and a cotangent: cheap and dear ops on matrices and vectors, and a gradient that reads some
+    /// of their results.
+    fn drawn(seed: u64) -> (Module, FuncId) {
+        let mut draw = Draw(seed);
+        let mut module = Module::default();
+        let mut b = Builder::new(&mut module, "drawn");
+        let x = b.input("x", f32s(&[6, 4]), Domain::default()).unwrap();
+        let w = b.input("w", f32s(&[6]), Domain::default()).unwrap();
+        let ct = b.input("ct.y", f32s(&[6]), Domain::default()).unwrap();
+        let (mut matrices, mut vectors) = (vec![x], vec![w]);
+        for _ in 0..9 {
+            let m = matrices[draw.below(matrices.len())];
+            let v = vectors[draw.below(vectors.len())];
+            match draw.below(6) {
+                0 => matrices.push(b.unary(ScalarOp::Tanh, m).unwrap()),
+                1 => matrices.push(b.mul(m, x).unwrap()),
+                2 => vectors.push(b.mul(v, w).unwrap()),
+                3 => vectors.push(b.sum(m, &[1]).unwrap()),
+                4 => vectors.push(b.contract("ab,ab->a", &[m, x]).unwrap()),
+                _ => {
+                    let shape = vec![Dim::constant(6), Dim::constant(4)];
+                    let wide = b.broadcast(v, shape, &[0]).unwrap();
+                    matrices.push(b.add(wide, m).unwrap());
+                }
+            }
+        }
+        let y = vectors[vectors.len() - 1];
+        b.output("y", y).unwrap();
+        let mut gradient = ct;
+        for _ in 0..2 {
+            gradient = b.mul(gradient, vectors[draw.below(vectors.len())]).unwrap();
+            let shape = vec![Dim::constant(6), Dim::constant(4)];
+            let wide = b.broadcast(gradient, shape, &[0]).unwrap();
+            let scaled = b.mul(wide, matrices[draw.below(matrices.len())]).unwrap();
+            gradient = b.sum(scaled, &[1]).unwrap();
+        }
+        b.output("grad.w", gradient).unwrap();
+        b.export();
+        let func = b.finish();
+        (module, func)
+    }
+
+    /// Whether everything needed follows from arguments and `saved`.
+    fn suffices(joint: &Joint<'_>, saved: &BTreeSet<ValueId>) -> bool {
+        let mut known: BTreeSet<ValueId> = joint.func.input_values().chain(saved.iter().copied()).collect();
+        for (idx, node) in joint.func.nodes.iter().enumerate() {
+            if joint.repeats(idx) && node.args.iter().all(|arg| known.contains(arg)) {
+                known.extend(&node.results);
+            }
+        }
+        joint.needed().iter().all(|value| known.contains(value))
+    }
+
+    #[test]
+    fn no_set_is_cheaper_than_the_cut() {
+        let mut n_saving = 0;
+        for seed in 0..60 {
+            let (module, id) = drawn(seed);
+            let func = module.func(id);
+            let parts = Parts { n_inputs: 2, n_values: 1 };
+            let linear = depending(func, |pos| pos >= 2);
+            let sizes = Default::default();
+            let joint = Joint { module: &module, func, parts, sizes, keep: Keep::Dear, on_chip: &[], linear };
+            let found = cheapest(&joint);
+            assert!(suffices(&joint, &found), "seed {seed}");
+            let price =
+                |saved: &BTreeSet<ValueId>| saved.iter().map(|value| capacity(&joint, *value)).sum::<u64>();
+            let values = (2..func.values.len() as u32).map(ValueId);
+            let plain: Vec<ValueId> = values.filter(|value| !joint.is_linear(*value)).collect();
+            for subset in 0..1u32 << plain.len() {
+                let saved: BTreeSet<ValueId> = plain
+                    .iter()
+                    .enumerate()
+                    .filter(|(idx, _)| subset >> idx & 1 == 1)
+                    .map(|(_, v)| *v)
+                    .collect();
+                assert!(
+                    price(&saved) >= price(&found) || !suffices(&joint, &saved),
+                    "seed {seed}: {saved:?}"
+                );
+            }
+            n_saving += usize::from(!found.is_empty());
+            // Each value that is saved is needed for it: nothing is saved for nothing.
+            for value in &found {
+                let fewer: BTreeSet<ValueId> = found.iter().copied().filter(|other| other != value).collect();
+                assert!(!suffices(&joint, &fewer), "seed {seed}");
+            }
+            let nothing = split(&module, id, parts, Keep::Nothing, &[]).unwrap();
+            assert!(nothing.saved.is_empty(), "seed {seed}");
+        }
+        assert!(n_saving > 20, "{n_saving} programs save something");
+    }
+}
