@@ -7,6 +7,7 @@ pub mod cost;
 mod desk;
 pub mod eqsat;
 pub mod expand;
+pub mod freeze;
 pub mod lower;
 pub mod schedule;
 pub mod simplify;

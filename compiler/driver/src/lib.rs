@@ -30,7 +30,7 @@
 //! - [`Inputs`] and [`OutputsMut`] are views of the caller's memory; nothing is copied. [`Function::call`] allocates its
 //!   [`Outputs`], [`Function::call_into`] does not.
 //! - A [`Template`] compiles for the compile-time sizes that its inputs turn out to have.
-//! - [`lower`] gives what every stage made.
+//! - [`lower`] gives what every stage made, [`mod@check`] compares derivatives with differences and targets with the evaluator.
 //!
 //! Deliberately absent: passes (crate `birkhoff-compiler`), instructions (`birkhoff-codegen`), memory and threads
 //! (`birkhoff-runtime`). This crate is the only one that touches files.
@@ -38,6 +38,7 @@
 mod arrays;
 mod backward;
 mod backward_plan;
+pub mod check;
 pub mod elements;
 mod engine;
 mod error;

@@ -254,7 +254,7 @@ impl Spec {
     }
 
     /// Sizes that were given, by whatever name.
-    fn all_dims(&self) -> SizeEnv {
+    pub(crate) fn all_dims(&self) -> SizeEnv {
         let mut dims = self.dims.clone();
         for (name, value) in self.params.iter().filter(|(name, _)| self.sets_dim(name)) {
             dims.entry(name.clone()).or_insert(value.as_i64());

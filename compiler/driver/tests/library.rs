@@ -108,7 +108,7 @@ fn signatures_and_stages_can_be_read() {
     let function = compile(&ratio().dim("C", 4), &Options::default()).unwrap();
     assert_eq!(function.signature().to_string(), "ratio(x: f32[T,3,4], w: f32[4]) -> (y: f32[T,3,4])");
     let names: Vec<&str> = function.timings().iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["bind", "eqsat", "schedule", "emit"]);
+    assert_eq!(names, ["bind", "grad", "eqsat", "schedule", "emit"]);
     assert!(function.stages().optimized.is_some());
     let random = function.random_inputs(5).unwrap();
     assert_eq!(random[0].shape(), [5, 3, 4]);

@@ -5,6 +5,7 @@
 #[path = "support/ratio.rs"]
 mod ratio;
 
+use birkhoff::check::{Check, check};
 use birkhoff::file_inputs::{FileInputs, bind_sizes};
 use birkhoff::tensor_file::{TensorFile, write_tensors};
 use birkhoff::{Options, Spec, Stage, Syntax, Target, View, compile, lower};
@@ -126,4 +127,15 @@ fn texts_of_plans() {
     let stages = lower(&spec, &Options::default(), Stage::Plan, &mut |_| ()).unwrap();
     let text = birkhoff::ir::plan::text::print(&stages.program.unwrap());
     texts(Syntax::Ir, "plan.bir", &text, 1500);
+}
+
+#[test]
+fn checks_of_damaged_specs() {
+    let ask = Check::default();
+    let n_accepted = survive(RATIO.as_bytes(), 400, |bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else { return false };
+        let Ok(spec) = Spec::parse(Syntax::Ir, "ratio.bir", text) else { return false };
+        check(&spec, &spec.functions(), None, &ask, &mut |_| ()).is_ok()
+    });
+    assert!(n_accepted > 4, "{n_accepted}");
 }

@@ -22,8 +22,9 @@ Examples:
   birkhoff run examples/mhc_layer.toml --in inputs.safetensors -o outputs.safetensors
   birkhoff inspect examples/mhc_layer.toml --stage schedule
   birkhoff compile examples/mhc_layer.toml --target cpu -o kernels
+  birkhoff check examples/mhc_layer.toml
 
-Exit codes: 0 done, 1 the input is at fault, 2 usage, 3 a target or device is missing.";
+Exit codes: 0 done, 1 the input is at fault or a check failed, 2 usage, 3 a target or device is missing.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -48,6 +49,16 @@ Examples:
   birkhoff compile examples/mhc_layer.toml --target cpu -o kernels
   birkhoff compile examples/mhc_layer.toml --fn pre --dim C=1280 -o kernels";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  birkhoff check examples/mhc_layer.toml
+  birkhoff check examples/mhc_layer.toml --fn pre --dim C=64 --grad x,phi --targets cpu
+  birkhoff check examples/mhc_layer.toml --fn layer --in inputs.safetensors --json
+
+Sizes that are not given with --dim or by a file are small. Gradients are compared in f64 with finite differences
+of the values, in which what stop_gradient gives is held fixed; targets with the evaluator in f64. The exit code
+is 1 if anything failed. Where nothing can be said, at a kink or for an op that a target lacks, the report says so.";
+
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
@@ -60,6 +71,9 @@ pub enum Command {
     /// Print a function at one stage of its compilation.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
+    /// Compare gradients with finite differences, and every target with the evaluator.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
 }
 
 /// What to compile, and with which values.
@@ -146,6 +160,26 @@ pub struct InspectArgs {
     #[arg(long, value_name = "STAGE", value_parser = stage_parser())]
     pub diff: Option<Stage>,
 }
+
+/// Arguments of `check`.
+#[derive(Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Read the inputs from a safetensors file, of the function --fn or the first one
+    #[arg(long = "in", value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// The seed of inputs, directions and cotangents
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    /// The targets to compare with the evaluator; without this, all that this build can run
+    #[arg(long, value_name = "TARGET,..", value_delimiter = ',', value_parser = target_parser(&RUNNERS))]
+    pub targets: Vec<Target>,
+}
+
+/// Targets that run what they compile.
+const RUNNERS: [Target; 6] =
+    [Target::Eval, Target::KernelEval, Target::Cpu, Target::CpuLlvm, Target::PtxSim, Target::Cuda];
 
 impl SpecArgs {
     /// Loads the spec with its overrides.

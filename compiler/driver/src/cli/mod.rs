@@ -4,6 +4,7 @@
 //! last, so that a command that fails has printed nothing and written nothing.
 
 mod args;
+mod check;
 mod compile;
 mod inspect;
 mod progress;
@@ -50,13 +51,19 @@ impl From<birkhoff::ir::diag::Diagnostic> for Failure {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A check that finds something has a result to print, and fails all the same.
     let result = match &cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Compile(args) => compile::compile(args),
-        Command::Inspect(args) => inspect::inspect(args),
+        Command::Run(args) => run::run(args).map(|output| (output, true)),
+        Command::Compile(args) => compile::compile(args).map(|output| (output, true)),
+        Command::Inspect(args) => inspect::inspect(args).map(|output| (output, true)),
+        Command::Check(args) => check::run(args),
     };
     match result {
-        Ok(output) => print(&output),
+        Ok((output, true)) => print(&output),
+        Ok((output, false)) => {
+            print(&output);
+            ExitCode::from(EXIT_INPUT)
+        }
         Err(Failure::Usage(message)) => {
             Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
         }
