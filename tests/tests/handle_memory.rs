@@ -2,7 +2,9 @@
 //!
 //! One test and no other in this process, so that nobody else allocates.
 
-use birkhoff::{Backward, BackwardMemory, Differentiable, Inputs, Keep, Options, Pool, compile_differentiable};
+use birkhoff::{
+    Backward, BackwardMemory, Differentiable, Inputs, Keep, Options, Pool, compile_differentiable,
+};
 use birkhoff::{Buffer, Cotangents, Gradient, Loops, Spec, compile};
 use birkhoff_tests::golden::folder;
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -113,7 +113,8 @@ fn a_budget_on_the_command_line_is_obeyed_or_the_least_is_told() {
     assert_eq!(folder.files(), files);
     // The budget is for the sizes of the call.
     folder.write_f32("in.safetensors", &[("x", &[100, 4, 4])]);
-    let small = folder.run(&format!("run spread.toml --in in.safetensors --grad x --memory-budget {}", rerun - 1));
+    let small =
+        folder.run(&format!("run spread.toml --in in.safetensors --grad x --memory-budget {}", rerun - 1));
     assert!(small.code == Some(0) && peak(&small.stdout) < rerun, "{}", small.stderr);
     let json = run("--json --loops rerun").stdout;
     assert!(json.contains(&format!("\"peak_bytes\": {rerun}")), "{json}");

@@ -8,7 +8,7 @@ use crate::cost::is_fused;
 use crate::schedule::Target;
 use crate::schedule::anchors;
 use crate::schedule::cluster::partition;
-use crate::schedule::graph::LoopShape;
+use crate::schedule::graph::{Graph, LoopShape};
 use crate::schedule::walk::Walk;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::tensor::{Def, Func, FuncId, Module, Node, OpKind, ValueId};
@@ -45,7 +45,12 @@ pub struct ReversedLoop {
 /// Per node of `func`, whether it is a loop that stays on chip.
 pub fn on_chip(module: &Module, func: FuncId, target: &Target) -> Vec<bool> {
     let (graph, _) = open_graph(module, func, target);
-    let mut found = vec![false; module.func(func).nodes.len()];
+    open_loops(&graph, module.func(func).nodes.len())
+}
+
+/// Which nodes of the function are open loops of its graph.
+fn open_loops(graph: &Graph, n_nodes: usize) -> Vec<bool> {
+    let mut found = vec![false; n_nodes];
     for node in graph.nodes.iter().filter(|node| node.body.is_some()) {
         if let [pos] = node.path[..] {
             found[pos as usize] = true;
@@ -54,8 +59,8 @@ pub fn on_chip(module: &Module, func: FuncId, target: &Target) -> Vec<bool> {
     found
 }
 
-/// Per value of `func`, whether a kernel writes it to memory.
-fn in_memory(module: &Module, func: FuncId, target: &Target) -> Vec<bool> {
+/// Per value of `func`, whether it is a loop's and a kernel writes it to memory; and what [`on_chip`] says.
+fn places(module: &Module, func: FuncId, target: &Target) -> (Vec<bool>, Vec<bool>) {
     let source = module.func(func);
     let (graph, axes) = open_graph(module, func, target);
     let walk = Walk { graph: &graph, axes: &axes };
@@ -78,7 +83,8 @@ fn in_memory(module: &Module, func: FuncId, target: &Target) -> Vec<bool> {
             found[value.0 as usize] = written.contains(result);
         }
     }
-    found
+    let chip = open_loops(&graph, source.nodes.len());
+    (found, chip)
 }
 
 /// The loops of `func` whose iterates a loop in the other direction reads, in order.
@@ -100,7 +106,7 @@ pub fn reversed_loops(module: &Module, func: FuncId, target: &Target) -> Vec<Rev
     if stacks.iter().all(BTreeSet::is_empty) {
         return vec![];
     }
-    let (written, chip) = (in_memory(module, func, target), on_chip(module, func, target));
+    let (written, chip) = places(module, func, target);
     let of_loop = |(idx, stacks): (usize, &BTreeSet<ValueId>)| {
         let node = &source.nodes[idx];
         let bytes = stacks.iter().map(|value| {

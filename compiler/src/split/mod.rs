@@ -130,8 +130,8 @@ pub fn split(
 /// Which values depend on arguments for which `is_seed` holds.
 fn depending(func: &Func, is_seed: impl Fn(usize) -> bool) -> Vec<bool> {
     let mut depends = vec![false; func.values.len()];
-    for pos in 0..func.inputs.len() {
-        depends[pos] = is_seed(pos);
+    for (pos, depends) in depends.iter_mut().enumerate().take(func.inputs.len()) {
+        *depends = is_seed(pos);
     }
     for node in &func.nodes {
         if node.args.iter().any(|arg| depends[arg.0 as usize]) {
