@@ -12,3 +12,4 @@ pub mod lower;
 pub mod schedule;
 pub mod simplify;
 pub mod spec;
+pub mod split;

@@ -4,6 +4,7 @@ use crate::error::Error;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::Sym;
 use birkhoff_runtime::{Buffer, CallReport, Element, View, ViewMut};
+use std::sync::Arc;
 
 /// The inputs of a call, by name; nothing is copied.
 ///
@@ -45,6 +46,25 @@ impl<'a> Inputs<'a> {
     /// Names and shapes, in the order given.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[i64])> {
         self.views.iter().map(|(name, view)| (name.as_str(), view.shape()))
+    }
+
+    /// The views given, with their places in `names`.
+    ///
+    /// Errors: mistakes kept so far, every view whose name is not there.
+    pub(crate) fn given(&self, names: &[Sym]) -> Result<Vec<(usize, View<'a>)>, Diagnostics> {
+        let mut errors = self.errors.clone();
+        let mut found = vec![];
+        for (name, view) in &self.views {
+            match names.iter().position(|known| known.as_str() == name) {
+                Some(place) => found.push((place, view.clone())),
+                None => {
+                    let list = names.iter().map(Sym::as_str).collect::<Vec<_>>().join(", ");
+                    let error = Diagnostic::input(Span::NONE, format!("there is no input `{name}`"));
+                    errors.push(error.help(format!("the inputs are: {list}")));
+                }
+            }
+        }
+        Diagnostics(errors).into_result(found)
     }
 
     /// The views in the order of `names`.
@@ -132,14 +152,15 @@ fn in_order<V, T>(
 /// The results of a call, by name.
 #[derive(Debug)]
 pub struct Outputs {
-    pub(crate) arrays: Vec<(Sym, Buffer)>,
+    /// Shared with the tapes that saved them.
+    pub(crate) arrays: Vec<(Sym, Arc<Buffer>)>,
     pub(crate) report: CallReport,
 }
 
 impl Outputs {
     /// The output of that name.
     pub fn get(&self, name: &str) -> Option<&Buffer> {
-        self.arrays.iter().find(|(other, _)| other.as_str() == name).map(|(_, buffer)| buffer)
+        self.arrays.iter().find(|(other, _)| other.as_str() == name).map(|(_, buffer)| &**buffer)
     }
 
     /// The elements of the output of that name, row-major.
@@ -156,7 +177,7 @@ impl Outputs {
 
     /// All outputs, in the order of the signature.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Buffer)> {
-        self.arrays.iter().map(|(name, buffer)| (name.as_str(), buffer))
+        self.arrays.iter().map(|(name, buffer)| (name.as_str(), &**buffer))
     }
 
     /// What the call did: sizes, memory, launches.

@@ -62,6 +62,31 @@ pub fn convert(view: &View<'_>, dtype: DType) -> Result<Buffer, Diagnostic> {
     Ok(buffer)
 }
 
+/// Adds the elements of `terms` to those of `view`, which has the same type and shape: one addition and one rounding each.
+///
+/// Errors: another type.
+pub fn accumulate(view: &mut ViewMut<'_>, terms: &View<'_>) -> Result<(), Diagnostic> {
+    fn each<E: Element>(
+        view: &mut ViewMut<'_>,
+        terms: &View<'_>,
+        add: impl Fn(E, E) -> E,
+    ) -> Result<(), Diagnostic> {
+        let terms = terms.as_slice::<E>()?;
+        view.as_mut_slice::<E>()?.iter_mut().zip(terms).for_each(|(sum, term)| *sum = add(*sum, *term));
+        Ok(())
+    }
+    match view.dtype() {
+        DType::F64 => each(view, terms, |sum: f64, term: f64| sum + term),
+        DType::F32 => each(view, terms, |sum: f32, term: f32| sum + term),
+        // The sum of two is exact enough in f32 to be rounded once more: it has more than twice the bits.
+        DType::Bf16 => {
+            each(view, terms, |sum: bf16, term: bf16| bf16::from_f32(sum.to_f32() + term.to_f32()))
+        }
+        DType::F16 => each(view, terms, |sum: f16, term: f16| f16::from_f32(sum.to_f32() + term.to_f32())),
+        dtype => Err(Diagnostic::verify(format!("a gradient of type {dtype} cannot be added to"))),
+    }
+}
+
 /// True if every value of `from` is one of `to`: wider floats hold narrower ones.
 pub fn widens(from: DType, to: DType) -> bool {
     let rank = |dtype: DType| match dtype {

@@ -7,13 +7,13 @@ use crate::elements::{fill, scalars};
 use crate::signature::Signature;
 use birkhoff_codegen::cpu;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
-use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::kernel::abi::KernelFn;
 use birkhoff_ir::kernel::eval::Array;
 use birkhoff_ir::plan::{self, Program};
 use birkhoff_ir::scalar::Scalar;
 use birkhoff_ir::tensor::eval::{Tensor, eval};
-use birkhoff_ir::tensor::{FuncId, Module};
+use birkhoff_ir::tensor::{FuncId, Module, TensorType};
 use birkhoff_runtime::{CallReport, Executable, KernelImage, Memory, View, ViewMut};
 
 /// Who runs a compiled function.
@@ -61,14 +61,22 @@ impl Engine {
         for (view, values) in outputs.iter_mut().zip(results) {
             fill(view, values.into_iter())?;
         }
-        let bytes = |n_elems: u64, size_bytes: u64| n_elems.saturating_mul(size_bytes);
-        let memory = Memory {
-            input_bytes: inputs.iter().map(|view| bytes(view.n_elems(), view.dtype().size_bytes())).sum(),
-            output_bytes: outputs.iter().map(|view| bytes(view.n_elems(), view.dtype().size_bytes())).sum(),
-            temp_bytes: 0,
-            scratch_bytes: 0,
-        };
+        let memory = array_memory(signature, &sizes)?;
         Ok(CallReport { sizes, memory, n_launches })
+    }
+
+    /// The memory that a call takes, told without calling it.
+    pub(crate) fn memory(
+        &self,
+        signature: &Signature,
+        inputs: &[View<'_>],
+        given: &SizeEnv,
+    ) -> Result<Memory, Diagnostics> {
+        let shapes: Vec<Vec<i64>> = inputs.iter().map(|view| view.shape().to_vec()).collect();
+        if let Engine::Cpu(executable) = self {
+            return executable.memory(&shapes, given);
+        }
+        array_memory(signature, &signature.sizes_of(&shapes, given)?).map_err(Diagnostics::from)
     }
 
     /// The shapes of the outputs of a call.
@@ -86,6 +94,21 @@ impl Engine {
         let shapes = signature.outputs.iter().map(|(_, ty)| crate::signature::concrete(ty, &sizes));
         Ok(shapes.collect::<Result<_, Diagnostic>>()?)
     }
+}
+
+/// The memory of the arrays alone: evaluators have no plan for theirs.
+fn array_memory(signature: &Signature, sizes: &SizeEnv) -> Result<Memory, Diagnostic> {
+    let sum = |arrays: &[(Sym, TensorType)]| {
+        arrays.iter().try_fold(0u64, |sum, (_, ty)| {
+            let shape = crate::signature::concrete(ty, sizes)?;
+            let bytes = shape
+                .iter()
+                .fold(ty.dtype.size_bytes(), |bytes, extent| bytes.saturating_mul((*extent).max(0) as u64));
+            Ok::<u64, Diagnostic>(sum.saturating_add(bytes))
+        })
+    };
+    let (input_bytes, output_bytes) = (sum(&signature.inputs)?, sum(&signature.outputs)?);
+    Ok(Memory { input_bytes, output_bytes, temp_bytes: 0, scratch_bytes: 0 })
 }
 
 fn check_types(

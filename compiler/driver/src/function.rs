@@ -11,7 +11,7 @@ use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::Program;
 use birkhoff_ir::tensor::Domain;
 use birkhoff_ir::tensor::random::random_input;
-use birkhoff_runtime::{Buffer, CallReport, View, ViewMut};
+use birkhoff_runtime::{Buffer, CallReport, Memory, View, ViewMut};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Function {
     /// bounds, memory that is not there. All that can be found at once are reported.
     pub fn call(&self, inputs: &Inputs<'_>) -> Result<Outputs, Error> {
         let views = inputs.in_order(&self.signature.input_names())?;
-        self.call_ordered(&views).map_err(Error::from)
+        self.call_ordered(&views, &self.given).map_err(Error::from)
     }
 
     /// Calls the function; outputs are written into the caller's memory.
@@ -51,16 +51,26 @@ impl Function {
         Ok(self.engine.call_into(&self.signature, &views, &mut outputs, &self.given)?)
     }
 
-    fn call_ordered(&self, inputs: &[View<'_>]) -> Result<Outputs, Diagnostics> {
-        let shapes = self.engine.output_shapes(&self.signature, inputs, &self.given)?;
+    /// The memory that a call with these inputs takes, told without calling it.
+    ///
+    /// Errors: as [`Function::call`], but for memory that is not there.
+    pub fn memory(&self, inputs: &Inputs<'_>) -> Result<Memory, Error> {
+        let views = inputs.in_order(&self.signature.input_names())?;
+        Ok(self.engine.memory(&self.signature, &views, &self.given)?)
+    }
+
+    /// Calls the function with views in signature order and sizes that are given.
+    pub(crate) fn call_ordered(&self, inputs: &[View<'_>], given: &SizeEnv) -> Result<Outputs, Diagnostics> {
+        let shapes = self.engine.output_shapes(&self.signature, inputs, given)?;
         let mut arrays = Vec::with_capacity(shapes.len());
         for ((name, ty), shape) in self.signature.outputs.iter().zip(&shapes) {
             arrays.push((name.clone(), Buffer::zeros(ty.dtype, shape)?));
         }
         let mut views: Vec<ViewMut<'_>> = arrays.iter_mut().map(|(_, buffer)| buffer.view_mut()).collect();
-        let report = self.engine.call_into(&self.signature, inputs, &mut views, &self.given)?;
+        let report = self.engine.call_into(&self.signature, inputs, &mut views, given)?;
         drop(views);
-        Ok(Outputs { arrays, report })
+        let shared = arrays.into_iter().map(|(name, buffer)| (name, Arc::new(buffer)));
+        Ok(Outputs { arrays: shared.collect(), report })
     }
 
     /// Random inputs in signature order, drawn from the domains the spec declares, at the sizes given with the spec or their

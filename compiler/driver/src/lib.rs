@@ -36,6 +36,8 @@
 //! (`birkhoff-runtime`). This crate is the only one that touches files.
 
 mod arrays;
+mod backward;
+mod backward_plan;
 pub mod check;
 pub mod elements;
 mod engine;
@@ -45,6 +47,7 @@ pub mod files;
 mod function;
 mod gradient;
 mod limits;
+mod loop_choice;
 mod options;
 pub mod pipeline;
 pub mod schedule_report;
@@ -56,6 +59,8 @@ mod template;
 pub mod tensor_file;
 
 pub use arrays::{Inputs, Outputs, OutputsMut};
+pub use backward::{Differentiable, Tape, compile_differentiable};
+pub use backward_plan::{Backward, BackwardMemory, BackwardPlan, Candidate, Keep};
 pub use birkhoff_codegen::cpu::Object;
 pub use birkhoff_compiler::eqsat::Math;
 pub use birkhoff_ir as ir;
@@ -63,6 +68,7 @@ pub use birkhoff_runtime::{Buffer, CallReport, Element, Memory, Pool, View, View
 pub use error::{Error, Source};
 pub use function::Function;
 pub use gradient::{Cotangents, Gradient, Loops};
+pub use loop_choice::{LoopChoice, LoopReport};
 pub use options::{Options, Stage};
 pub use pipeline::{Stages, compile, compile_object, compile_observed, lower};
 pub use signature::Signature;

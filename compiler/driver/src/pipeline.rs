@@ -8,6 +8,7 @@ use crate::engine::{Code, Engine};
 use crate::error::Error;
 use crate::function::Function;
 use crate::limits::check_sizes;
+use crate::loop_choice::{LoopChoice, LoopReport, has_auto, has_vjp, price, with_reruns};
 use crate::options::{Options, Stage};
 use crate::signature::Signature;
 use crate::spec::{Content, Spec};
@@ -15,8 +16,12 @@ use crate::target::Target;
 use birkhoff_codegen::cpu;
 use birkhoff_compiler::eqsat::{self, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
+use birkhoff_compiler::lower::loops::reversed_loops;
+use birkhoff_compiler::lower::lower as schedule;
 use birkhoff_compiler::lower::price::Planner;
+use birkhoff_compiler::schedule::Target as Machine;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
+use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::{self, Program};
 use birkhoff_ir::tensor::verify::verify;
 use birkhoff_ir::tensor::{FuncId, Module};
@@ -33,6 +38,8 @@ pub struct Stages {
     pub derived: Option<(Module, FuncId)>,
     /// After equality saturation.
     pub optimized: Option<Optimized>,
+    /// The loops that are taken back, and where their iterates are.
+    pub loops: LoopReport,
     /// The plan with its kernels.
     pub program: Option<Program>,
     /// Texts of the back end, per kernel, if they were asked for.
@@ -91,6 +98,35 @@ pub fn compile_observed(
     Ok(Function { signature, engine, given, stages, source })
 }
 
+/// Compiles a function over primitives that a pass made of a spec; its stages are its own.
+///
+/// Errors: an op that the target lacks (unsupported).
+pub(crate) fn compile_primitives(
+    module: Module,
+    func: FuncId,
+    options: &Options,
+) -> Result<Function, Diagnostics> {
+    let signature = Signature::of_func(&module, func);
+    let mut stages = Stages { tensor: Some((module.clone(), func)), ..Stages::default() };
+    if options.verify {
+        verify(&module)?;
+    }
+    let engine = match options.target {
+        Target::Eval => Engine::Tensor(module, func),
+        target => {
+            let program = schedule(&module, func, &Machine::default())?;
+            if options.verify {
+                plan::verify::verify(&program)?;
+            }
+            match target {
+                Target::Cpu => Engine::Cpu(emit(program, options, &mut stages)?),
+                _ => Engine::Kernels(program),
+            }
+        }
+    };
+    Ok(Function { signature, engine, given: SizeEnv::new(), stages, source: None })
+}
+
 /// Compiles a spec to an object for this machine, with its header and manifest.
 ///
 /// Errors: as [`compile`], and a function whose name is no C identifier.
@@ -106,7 +142,7 @@ pub fn compile_object(
     cpu::object(&program).map_err(|errors| spec.error(errors))
 }
 
-/// Runs the stages up to `until`, as far as the spec's level allows.
+/// Runs the stages up to `until`, as far as the spec's level allows; further, where a later one decides what an earlier one is.
 ///
 /// Errors: as [`compile`].
 pub fn lower(
@@ -138,43 +174,109 @@ pub fn lower(
         return Ok(stages);
     }
 
-    observe(Stage::Grad);
-    let start = Instant::now();
-    let (bound, func) =
-        differentiate(&bound, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
-    if options.verify {
-        verify(&bound).map_err(fail)?;
-    }
-    stages.timings.push(("grad", start.elapsed()));
-    stages.derived = Some((bound.clone(), func));
-    if until == Stage::Grad {
+    let way = Way { spec, options };
+    // Which loops run again is told by plans, so every later stage waits for them.
+    if !has_auto(&bound) {
+        way.passes(&bound, func, until, observe, &mut stages)?;
         return Ok(stages);
     }
-
-    observe(Stage::Eqsat);
-    let start = Instant::now();
-    let planner = Planner::default();
-    let optimized = saturate(&bound, func, options, &planner).map_err(fail)?;
-    stages.timings.push(("eqsat", start.elapsed()));
-    let (module, func) = (optimized.module.clone(), optimized.func);
-    stages.optimized = Some(optimized);
-    if until == Stage::Eqsat {
-        return Ok(stages);
+    let mut again = stages.clone();
+    if way.passes(&bound, func, Stage::Plan, observe, &mut stages).is_err() {
+        // What no kernel can compute has no prices; it can be looked at as far as it goes.
+        way.passes(&bound, func, until, observe, &mut again)?;
+        return Ok(again);
     }
-
-    observe(Stage::Schedule);
-    let start = Instant::now();
-    let (module, func) = expand(&module, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
-    if options.verify {
-        verify(&module).map_err(fail)?;
+    if stages.loops.spills() {
+        way.passes(&with_reruns(&bound), func, Stage::Plan, observe, &mut again)?;
+        way.decide(&mut stages, again);
     }
-    let program = planner.plan(&module, func).map_err(|error| fail(error.into()))?;
-    if options.verify {
-        plan::verify::verify(&program).map_err(fail)?;
-    }
-    stages.timings.push(("schedule", start.elapsed()));
-    stages.program = Some(program);
     Ok(stages)
+}
+
+/// What stays the same while passes run.
+struct Way<'a> {
+    spec: &'a Spec,
+    options: &'a Options,
+}
+
+impl Way<'_> {
+    /// Differentiates, saturates, and schedules a bound function, as far as `until`.
+    fn passes(
+        &self,
+        bound: &Module,
+        func: FuncId,
+        until: Stage,
+        observe: &mut dyn FnMut(Stage),
+        stages: &mut Stages,
+    ) -> Result<(), Error> {
+        let (options, fail) = (self.options, |errors: Diagnostics| self.spec.error(errors));
+        let is_reversed = has_vjp(bound);
+        observe(Stage::Grad);
+        let start = Instant::now();
+        let (bound, func) =
+            differentiate(bound, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
+        if options.verify {
+            verify(&bound).map_err(fail)?;
+        }
+        stages.timings.push(("grad", start.elapsed()));
+        stages.derived = Some((bound.clone(), func));
+        if until == Stage::Grad {
+            return Ok(());
+        }
+
+        observe(Stage::Eqsat);
+        let start = Instant::now();
+        let planner = Planner::default();
+        let optimized = saturate(&bound, func, options, &planner).map_err(fail)?;
+        stages.timings.push(("eqsat", start.elapsed()));
+        let (module, func) = (optimized.module.clone(), optimized.func);
+        stages.optimized = Some(optimized);
+        if until == Stage::Eqsat {
+            return Ok(());
+        }
+
+        observe(Stage::Schedule);
+        let start = Instant::now();
+        let (module, func) =
+            expand(&module, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
+        if options.verify {
+            verify(&module).map_err(fail)?;
+        }
+        let program = planner.plan(&module, func).map_err(|error| fail(error.into()))?;
+        if options.verify {
+            plan::verify::verify(&program).map_err(fail)?;
+        }
+        if is_reversed {
+            stages.loops.loops = reversed_loops(&module, func, &Machine::default());
+        }
+        stages.timings.push(("schedule", start.elapsed()));
+        stages.program = Some(program);
+        Ok(())
+    }
+
+    /// Takes the cheaper of two programs: `kept`, in which loops stack their iterates, or `again`, in which they run twice.
+    fn decide(&self, kept: &mut Stages, again: Stages) {
+        let price_of = |stages: &Stages| match (&stages.optimized, &stages.program) {
+            (Some(optimized), Some(program)) => price(&optimized.module, program),
+            _ => f64::INFINITY,
+        };
+        let choice = LoopChoice { stash_price: price_of(kept), rerun_price: price_of(&again) };
+        // Both were made.
+        let mut timings = std::mem::take(&mut kept.timings);
+        for (what, took) in &again.timings {
+            if *what == "bind" {
+                continue;
+            }
+            if let Some((_, sum)) = timings.iter_mut().find(|(other, _)| other == what) {
+                *sum += *took;
+            }
+        }
+        if choice.reruns() {
+            *kept = again;
+        }
+        kept.timings = timings;
+        kept.loops.choice = Some(choice);
+    }
 }
 
 fn saturate(

@@ -4,6 +4,7 @@
 //! load and store), in total and per unit of the run-time size. Arrays without a run-time size (parameters of the model) are
 //! summed apart: they do not grow with the batch.
 
+use crate::loop_choice::LoopReport;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::kernel::traffic::ParamTraffic;
@@ -76,6 +77,8 @@ pub struct ScheduleReport {
     pub streams: Bytes,
     /// Bytes of one call, of all others.
     pub constants: Bytes,
+    /// The loops that are taken back, if the plan was made from a gradient.
+    pub loops: LoopReport,
 }
 
 /// Reports on a plan at given sizes.
@@ -115,7 +118,8 @@ pub fn report(program: &Program, sizes: &SizeEnv) -> Result<ScheduleReport, Diag
         constants.add(kernel.constants, kernel.launches);
         kernels.push(kernel);
     }
-    Ok(ScheduleReport { name: program.name.to_string(), sizes: sizes.clone(), kernels, streams, constants })
+    let (name, sizes, loops) = (program.name.to_string(), sizes.clone(), LoopReport::default());
+    Ok(ScheduleReport { name, sizes, kernels, streams, constants, loops })
 }
 
 fn param_report(param: &Param, traffic: &ParamTraffic, program: &Program) -> ParamReport {
@@ -145,6 +149,11 @@ fn stage_names(func: &Func) -> Vec<String> {
 }
 
 impl ScheduleReport {
+    /// The report with what is known of the loops that are taken back.
+    pub fn with_loops(self, loops: &LoopReport) -> ScheduleReport {
+        ScheduleReport { loops: loops.clone(), ..self }
+    }
+
     /// The run-time size that bytes are told per unit of: the only one, if there is one.
     fn unit(&self) -> Option<(&Sym, u64)> {
         let mut sizes = self.sizes.iter();
@@ -161,6 +170,7 @@ impl ScheduleReport {
         let sizes: Vec<String> = self.sizes.iter().map(|(name, size)| format!("{name} = {size}")).collect();
         let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(", ")) };
         let mut lines = vec![format!("plan @{}{at}: kernels {}", self.name, self.kernels.len())];
+        lines.extend(self.loops.lines(&self.sizes));
         for kernel in &self.kernels {
             lines.push(format!(
                 "kernel @{}: launches {}, tiles {}",
@@ -237,6 +247,7 @@ impl ScheduleReport {
         json!({
             "function": self.name,
             "sizes": sizes,
+            "loops": self.loops.json(&self.sizes),
             "kernels": self.kernels.iter().map(kernel).collect::<Vec<_>>(),
             "streams": streams(self.streams),
             "parameters": bytes(self.constants),

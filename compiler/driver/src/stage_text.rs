@@ -65,7 +65,7 @@ fn program_text(
         return Ok(plan::text::print(&program));
     }
     if stage == Stage::Schedule {
-        return Ok(schedule_of(&program)?.text());
+        return Ok(schedule_of(&program)?.with_loops(&stages.loops).text());
     }
     if stage == Stage::Kernel {
         let kernels: Vec<String> = program.kernels.iter().map(kernel::text::print).collect();

@@ -5,6 +5,7 @@
 
 pub mod emit;
 pub mod kernel;
+pub mod loops;
 pub mod memory;
 pub mod nest;
 pub mod price;

@@ -251,7 +251,7 @@ fn place_of(places: &BTreeMap<V, Arg>, value: V) -> Result<Arg, Diagnostic> {
 }
 
 /// The graph of `func`, with those loops inlined that can stay on chip.
-fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Graph, Axes) {
+pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Graph, Axes) {
     let mut opaque: BTreeSet<LoopPath> = BTreeSet::new();
     loop {
         let mut graph = Graph::new(module, func, &opaque);
@@ -297,7 +297,7 @@ fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
 }
 
 /// Values that must exist as such: outputs, next states, and what loops of the plan read.
-fn kept_values(graph: &Graph) -> BTreeSet<V> {
+pub(super) fn kept_values(graph: &Graph) -> BTreeSet<V> {
     let mut kept: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
     kept.extend(graph.regions.iter().flat_map(|region| region.outputs.iter().copied()));
     for node in &graph.nodes {
@@ -320,7 +320,12 @@ fn count_users(graph: &Graph) -> Vec<usize> {
 }
 
 /// Values of cluster `idx` that other clusters read, and outputs.
-fn values_for_memory(walk: &Walk<'_>, is_anchor: &[bool], clusters: &[Cluster], idx: usize) -> Vec<V> {
+pub(super) fn values_for_memory(
+    walk: &Walk<'_>,
+    is_anchor: &[bool],
+    clusters: &[Cluster],
+    idx: usize,
+) -> Vec<V> {
     let graph = walk.graph;
     let mut read_elsewhere: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
     for (other, cluster) in clusters.iter().enumerate() {

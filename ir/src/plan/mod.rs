@@ -5,6 +5,7 @@
 //! Deliberately absent: decisions. A plan runs the same on every device that has its kernels' images.
 
 pub mod eval;
+pub mod memory;
 pub mod text;
 pub mod traffic;
 pub mod verify;

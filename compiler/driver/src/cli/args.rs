@@ -31,6 +31,7 @@ Examples:
   birkhoff run examples/mhc_layer.toml --random 0 --dim T=37
   birkhoff run examples/mhc_layer.toml --in inputs.safetensors --set iters=5 -o outputs.safetensors
   birkhoff run examples/mhc_layer.toml --in inputs.safetensors --grad x,phi -o gradients.safetensors
+  birkhoff run examples/mhc_layer.toml --random 0 --grad x --memory-budget 300000000
   birkhoff run examples/mhc_layer.toml --random 0 --fn pre --target eval --dtype f64 --json
 
 In a safetensors file an input has its own name and ct.NAME is the cotangent of an output; results are out.NAME
@@ -123,6 +124,9 @@ pub struct RunArgs {
     /// Write the outputs to a safetensors file
     #[arg(short, long = "out", value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// The most memory that the call may take, in bytes: inputs, outputs, temporaries, scratch
+    #[arg(long, value_name = "BYTES", requires = "grad")]
+    pub memory_budget: Option<u64>,
     /// Threads to run on; without this, one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
@@ -198,10 +202,20 @@ impl SpecArgs {
 
     /// The spec of the gradient that is asked for; the spec itself without `--grad`.
     pub fn differentiated(&self, spec: Spec, cotangents: Cotangents) -> Result<Spec, birkhoff::Error> {
+        self.differentiated_with(spec, cotangents, self.loops)
+    }
+
+    /// The same with another choice for loops.
+    pub fn differentiated_with(
+        &self,
+        spec: Spec,
+        cotangents: Cotangents,
+        loops: Loops,
+    ) -> Result<Spec, birkhoff::Error> {
         if self.grad.is_empty() {
             return Ok(spec);
         }
-        spec.differentiated(&Gradient { wrt: self.grad.clone(), cotangents, values: true, loops: self.loops })
+        spec.differentiated(&Gradient { wrt: self.grad.clone(), cotangents, values: true, loops })
     }
 
     /// Compiler options for a target.

@@ -23,7 +23,7 @@ pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
         let spec = load(args)?;
         let stages = lower(&spec, &options, args.stage, &mut |stage| progress.step(stage.doing()))?;
         let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
-        return Ok(format!("{:#}\n", schedule_of(&program)?.json()));
+        return Ok(format!("{:#}\n", schedule_of(&program)?.with_loops(&stages.loops).json()));
     }
     let to = text_of(args.stage)?;
     let text = match args.diff {

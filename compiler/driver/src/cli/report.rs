@@ -15,6 +15,8 @@ pub struct RunFacts<'a> {
     pub n_threads: usize,
     /// What took how long.
     pub timings: &'a [(&'static str, Duration)],
+    /// Whether the text tells the memory that the call took; JSON always does.
+    pub tells_memory: bool,
 }
 
 /// The report as text.
@@ -33,6 +35,17 @@ pub fn text(facts: &RunFacts<'_>, outputs: &Outputs) -> String {
     let (names, types) = (width(&|row| row.0.len()), width(&|row| row.1.len()));
     for (name, ty, summary) in &rows {
         lines.push(format!("  {name:names$}  {ty:types$}  {}", summary_text(summary)));
+    }
+    if facts.tells_memory {
+        let memory = &outputs.report().memory;
+        lines.push(format!(
+            "  memory: peak {} B: inputs {} B, outputs {} B, temporaries {} B, scratch {} B",
+            memory.peak_bytes(),
+            memory.input_bytes,
+            memory.output_bytes,
+            memory.temp_bytes,
+            memory.scratch_bytes
+        ));
     }
     lines.push(String::new());
     lines.join("\n")

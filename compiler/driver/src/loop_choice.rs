@@ -1,0 +1,142 @@
+//! How loops are taken back where nobody says it: over the iterates that a loop stacks, or over those of a second run.
+//!
+//! In: a bound module. Out: the same with every `vjp` of `loops = auto` told what to do; a report on the loops of what it
+//! became. Stacking shares the run of the values; where the stack would go to memory, a second run next to the reverse is
+//! priced too, and the cheaper is taken.
+
+use birkhoff_compiler::cost::default_sizes;
+use birkhoff_compiler::lower::loops::{Iterates, ReversedLoop};
+use birkhoff_compiler::lower::price::KernelCost;
+use birkhoff_ir::dim::{Dim, SizeEnv};
+use birkhoff_ir::plan::Program;
+use birkhoff_ir::tensor::{Attr, Module, Op, OpKind};
+use serde_json::{Value, json};
+
+/// The loops that are taken back, and how it was decided.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct LoopReport {
+    /// The loops, in order.
+    pub loops: Vec<ReversedLoop>,
+    /// Both prices, if there was something to decide.
+    pub choice: Option<LoopChoice>,
+}
+
+/// A decision between two programs.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct LoopChoice {
+    /// The price of keeping what the loop itself stacks, of the order of seconds.
+    pub stash_price: f64,
+    /// The price of a second run.
+    pub rerun_price: f64,
+}
+
+impl LoopChoice {
+    /// Whether the second run is taken.
+    pub fn reruns(&self) -> bool {
+        self.rerun_price < self.stash_price
+    }
+}
+
+fn is_auto(op: &Op) -> bool {
+    op.kind == OpKind::Vjp && !matches!(op.word("loops"), "stash" | "rerun")
+}
+
+/// Whether something is left to decide.
+pub(crate) fn has_auto(module: &Module) -> bool {
+    module.funcs.iter().flat_map(|func| &func.nodes).any(|node| is_auto(&node.op))
+}
+
+/// Whether an op takes something back.
+pub(crate) fn has_vjp(module: &Module) -> bool {
+    module.funcs.iter().flat_map(|func| &func.nodes).any(|node| node.op.kind == OpKind::Vjp)
+}
+
+/// The module with a second run for every loop that nothing is said of.
+pub(crate) fn with_reruns(module: &Module) -> Module {
+    let mut module = module.clone();
+    for node in module.funcs.iter_mut().flat_map(|func| &mut func.nodes).filter(|node| is_auto(&node.op)) {
+        let place = node.op.kind.attrs().iter().position(|spec| spec.name == "loops");
+        if let Some(attr) = place.and_then(|place| node.op.attrs.get_mut(place)) {
+            *attr = Attr::Word("rerun".into());
+        }
+    }
+    module
+}
+
+/// What a plan costs, by the cost model, at default sizes.
+pub(crate) fn price(module: &Module, program: &Program) -> f64 {
+    KernelCost::default().program(program, &default_sizes(module)).map_or(f64::INFINITY, |cost| cost.total)
+}
+
+impl LoopReport {
+    /// Whether iterates go to memory.
+    pub(crate) fn spills(&self) -> bool {
+        self.loops.iter().any(|found| matches!(found.iterates, Iterates::Memory | Iterates::RerunMemory))
+    }
+
+    /// One line per loop, and one on the decision.
+    pub(crate) fn lines(&self, sizes: &SizeEnv) -> Vec<String> {
+        let mut lines: Vec<String> = self
+            .loops
+            .iter()
+            .map(|found| {
+                let bytes = number(&found.stack_bytes, sizes);
+                let (where_to, why) = (place(found.iterates), &found.why);
+                format!(
+                    "loop @{}: {} iterations, {bytes} B of iterates {where_to}: {why}",
+                    found.name, found.trip
+                )
+            })
+            .collect();
+        lines.extend(self.choice.map(|choice| {
+            let taken = if choice.reruns() { "run again" } else { "kept" };
+            format!(
+                "loops: {taken}; price {:.3e} if kept, {:.3e} if run again",
+                choice.stash_price, choice.rerun_price
+            )
+        }));
+        lines
+    }
+
+    pub(crate) fn json(&self, sizes: &SizeEnv) -> Value {
+        let row = |found: &ReversedLoop| {
+            json!({
+                "body": found.name,
+                "iterations": found.trip.to_string(),
+                "iterates": key(found.iterates),
+                "bytes": found.stack_bytes.eval(sizes).ok(),
+                "why": found.why,
+            })
+        };
+        let choice = self.choice.map(|choice| {
+            json!({
+                "taken": if choice.reruns() { "rerun" } else { "stash" },
+                "stash_price": choice.stash_price,
+                "rerun_price": choice.rerun_price,
+            })
+        });
+        json!({ "reversed": self.loops.iter().map(row).collect::<Vec<_>>(), "choice": choice })
+    }
+}
+
+fn number(dim: &Dim, sizes: &SizeEnv) -> String {
+    dim.eval(sizes).map_or_else(|_| dim.to_string(), |value| value.to_string())
+}
+
+fn place(iterates: Iterates) -> &'static str {
+    match iterates {
+        Iterates::OnChip => "kept on chip",
+        Iterates::Memory => "kept in memory",
+        Iterates::RerunOnChip => "made on chip by a second run",
+        Iterates::RerunMemory => "made in memory by a second run",
+    }
+}
+
+fn key(iterates: Iterates) -> &'static str {
+    match iterates {
+        Iterates::OnChip => "on_chip",
+        Iterates::Memory => "memory",
+        Iterates::RerunOnChip => "rerun_on_chip",
+        Iterates::RerunMemory => "rerun_memory",
+    }
+}

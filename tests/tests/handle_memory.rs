@@ -1,0 +1,102 @@
+//! The memory of a backward call, counted by the allocator, against what its plan says.
+//!
+//! One test and no other in this process, so that nobody else allocates.
+
+use birkhoff::{
+    Backward, BackwardMemory, Differentiable, Inputs, Keep, Options, Pool, compile_differentiable,
+};
+use birkhoff::{Buffer, Cotangents, Gradient, Loops, Spec, compile};
+use birkhoff_tests::golden::folder;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The system's allocator, which counts bytes.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+fn gained(size: usize) {
+    let live = LIVE.fetch_add(size, Ordering::SeqCst) + size;
+    PEAK.fetch_max(live, Ordering::SeqCst);
+}
+
+// SAFETY: every call is handed to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        gained(layout.size());
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        gained(layout.size());
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Lists, names and alignment: what a call allocates beside arrays.
+const OVERHEAD_BYTES: usize = 32 * 1024;
+
+fn assert_near(what: &str, found: usize, told: u64) {
+    let told = told as usize;
+    assert!(found >= told && found <= told + OVERHEAD_BYTES, "{what}: {found} bytes, the plan says {told}");
+}
+
+/// Calls back and forth, and compares what was allocated with what the plan says.
+fn check(function: &Differentiable, arrays: &[(String, Buffer)]) -> BackwardMemory {
+    let pick = |cotangents: bool| {
+        let picked = arrays.iter().filter(|(name, _)| name.starts_with("ct.") == cotangents);
+        picked.fold(Inputs::new(), |inputs, (name, buffer)| inputs.view(name, buffer.view()))
+    };
+    // The workspace of the forward function stays; it is no part of the backward call.
+    drop(function.call(&pick(false)).unwrap());
+    let before = LIVE.load(Ordering::SeqCst);
+    let (outputs, tape) = function.call(&pick(false)).unwrap();
+    drop(outputs);
+    let told = tape.memory().unwrap();
+    assert_near("saved", LIVE.load(Ordering::SeqCst) - before, told.saved_bytes);
+    let live = LIVE.load(Ordering::SeqCst);
+    PEAK.store(live, Ordering::SeqCst);
+    let gradients = tape.backward(&pick(true)).unwrap();
+    let taken = PEAK.load(Ordering::SeqCst) - live;
+    assert_near("the call", taken, told.temp_bytes + told.scratch_bytes + told.gradient_bytes);
+    let report = gradients.report().memory;
+    assert_eq!((report.temp_bytes, report.scratch_bytes), (told.temp_bytes, told.scratch_bytes));
+    assert_eq!((report.output_bytes, tape.saved_bytes()), (told.gradient_bytes, told.saved_bytes));
+    told
+}
+
+#[test]
+fn a_backward_call_takes_the_memory_that_its_plan_says() {
+    let spec = Spec::load(folder("../examples/mhc_layer.toml")).unwrap().dim("C", 32).dim("T", 4096);
+    let wrt: Vec<String> =
+        spec.open_signature().unwrap().inputs.iter().map(|(name, _)| name.to_string()).collect();
+    let options = Options { pool: Some(Pool::new(2).unwrap()), ..Options::default() };
+    let gradient =
+        Gradient { wrt: wrt.clone(), cotangents: Cotangents::All, values: true, loops: Loops::Auto };
+    let joint = compile(&spec.clone().differentiated(&gradient).unwrap(), &options).unwrap();
+    let names = joint.signature().inputs.iter().map(|(name, _)| name.to_string());
+    let arrays: Vec<(String, Buffer)> = names.zip(joint.random_inputs(3).unwrap()).collect();
+    let mut saved = vec![];
+    for keep in [Keep::Stash, Keep::Rerun, Keep::Nothing] {
+        let ask = Backward { wrt: wrt.clone(), keep, budget_bytes: None };
+        let function = compile_differentiable(&spec, &options, &ask).unwrap();
+        let told = check(&function, &arrays);
+        // At the sizes of the plan, so its own numbers hold too.
+        assert_eq!(function.plan().candidate().memory, told, "{}", function.plan().text());
+        saved.push(told.saved_bytes);
+    }
+    // The iterates of the Sinkhorn loop are most of what is kept; without them it is a few numbers per token.
+    assert!(saved[0] > 4 * saved[1] && saved[1] > 0 && saved[2] == 0, "{saved:?}");
+}
