@@ -206,7 +206,8 @@ op_table! {
     /// Sinkhorn normalisation of `m: [.., n, n]` towards a doubly stochastic matrix (docs/MATHEMATICS.md 3). *rows* divides each row by
     /// its sum (over the last axis) plus `eps`, *columns* each column.
     /// `form = exp`: `e^(m/tau - shift)`, then `iters` times `first` and then the other; `shift` is the maximum of each
-    /// `columns` or `rows`, of the `matrix`, or `none`; with `stop_shift` no gradient flows through it.
+    /// `columns` or `rows`, of the `matrix`, or `none`; with `stop_shift` no gradient flows through it (nor where the first
+    /// division undoes it, which makes no difference).
     /// `form = softmax`: softmax of each row of `m/tau`, plus `eps`; columns; then `iters - 1` times rows, columns
     /// (TileKernels). `form = log`: `z = m/tau`, `v = 0`; `iters` times `u = -lse_rows(z + v)`, `v = -lse_columns(z + u)`
     /// (columns before rows if `first = columns`); `e^(z + u + v)`; here `eps` has no place.

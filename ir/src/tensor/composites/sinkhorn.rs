@@ -84,7 +84,7 @@ fn exp_form(b: &mut Builder<'_>, z: ValueId, op: &Op) -> Built {
     let centred = match max {
         None => z,
         Some(max) => {
-            let stop = op.flag(b.module, "stop_shift")?;
+            let stop = op.flag(b.module, "stop_shift")? || cancels(b, op)?;
             let max = if stop { b.apply(OpKind::StopGradient, vec![], &[max])? } else { max };
             b.sub(z, max)?
         }
@@ -92,6 +92,13 @@ fn exp_form(b: &mut Builder<'_>, z: ValueId, op: &Op) -> Built {
     let start = b.unary(ScalarOp::Exp, centred)?;
     let axes = if op.word("first") == "rows" { [rows, columns] } else { [columns, rows] };
     normalise_loop(b, start, axes, iters(op, 0, b)?, op)
+}
+
+/// Whether the first normalisation divides the shift out, so that no derivative needs to follow it: without an eps, what is
+/// the same along the axis that is summed first has no effect.
+fn cancels(b: &Builder<'_>, op: &Op) -> Result<bool, String> {
+    let is_uniform = op.word("shift") == op.word("first") || op.word("shift") == "matrix";
+    Ok(is_uniform && op.float(b.module, "eps")? == 0.0 && op.int(b.module, "iters")? > 0)
 }
 
 fn softmax_form(b: &mut Builder<'_>, z: ValueId, op: &Op) -> Built {
