@@ -5,7 +5,7 @@
 
 use crate::buffer::Buffer;
 use crate::image::KernelImage;
-use crate::launch::Call;
+use crate::launch::{Call, Launched};
 use crate::pool::Pool;
 use crate::resolve::{Resolved, check, resolve};
 use crate::view::{View, ViewMut};
@@ -172,6 +172,29 @@ impl Executable {
         outputs: &mut [ViewMut<'_>],
         given: &SizeEnv,
     ) -> Result<CallReport, Diagnostics> {
+        self.run(inputs, outputs, given, None)
+    }
+
+    /// [`Executable::call_into`], telling `trace` after every launch when it began and ended.
+    ///
+    /// Errors: as [`Executable::call_into`].
+    pub fn call_traced(
+        &self,
+        inputs: &[View<'_>],
+        outputs: &mut [ViewMut<'_>],
+        given: &SizeEnv,
+        trace: &mut dyn FnMut(Launched),
+    ) -> Result<CallReport, Diagnostics> {
+        self.run(inputs, outputs, given, Some(trace))
+    }
+
+    fn run(
+        &self,
+        inputs: &[View<'_>],
+        outputs: &mut [ViewMut<'_>],
+        given: &SizeEnv,
+        trace: Option<&mut dyn FnMut(Launched)>,
+    ) -> Result<CallReport, Diagnostics> {
         self.check_inputs(inputs)?;
         let shapes: Vec<Vec<i64>> = inputs.iter().map(|view| view.shape().to_vec()).collect();
         let resolved = self.resolved(&shapes, given)?;
@@ -183,9 +206,13 @@ impl Executable {
                 BufferKind::Temp(slot) => Some(workspace.slots[slot as usize].start().as_ptr()),
                 _ => None,
             }));
+            // Shorter lived: what the call borrows lives only here.
+            let trace = trace.map(|trace| -> &mut dyn FnMut(Launched) { trace });
             // SAFETY: `starts` has one pointer per buffer, in order, to the bytes that `resolved` gives each: checked above
             // for the caller's, and made so for the workspace's. The entries belong to the plan's kernels.
-            unsafe { Call::new(&resolved, &self.entries, &self.pool, starts, &workspace.scratch).run() }
+            unsafe {
+                Call::new(&resolved, &self.entries, &self.pool, starts, &workspace.scratch, trace).run()
+            }
         })?;
         Ok(CallReport { sizes: resolved.sizes.clone(), memory: self.memory_of(&resolved), n_launches })
     }

@@ -9,6 +9,7 @@ use crate::resolve::{Arg, Kernel, Resolved, Step};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel::abi::KernelFn;
+use std::time::Instant;
 
 /// Kernels whose parameters are smaller than this run on the calling thread: waking others takes longer than they do.
 const SMALL_KERNEL_BYTES: u64 = 16 << 10;
@@ -23,6 +24,19 @@ pub(crate) struct Call<'a> {
     scratch: Vec<*mut u8>,
     counters: SizeEnv,
     n_launches: u64,
+    /// Told after each launch, if anybody asked.
+    trace: Option<&'a mut dyn FnMut(Launched)>,
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Launched {
+    /// Position in the plan's kernels.
+    pub kernel: usize,
+    /// When it began.
+    pub start: Instant,
+    /// When its last tile was done.
+    pub end: Instant,
 }
 
 /// Pointers that several threads use for disjoint tiles.
@@ -43,9 +57,10 @@ impl<'a> Call<'a> {
         pool: &'a Pool,
         starts: Vec<*mut u8>,
         scratch: &[Block],
+        trace: Option<&'a mut dyn FnMut(Launched)>,
     ) -> Call<'a> {
         let scratch = scratch.iter().map(|block| block.start().as_ptr()).collect();
-        Call { resolved, entries, pool, starts, scratch, counters: SizeEnv::new(), n_launches: 0 }
+        Call { resolved, entries, pool, starts, scratch, counters: SizeEnv::new(), n_launches: 0, trace }
     }
 
     /// Runs all steps; returns how many kernels were launched.
@@ -109,10 +124,14 @@ impl<'a> Call<'a> {
         if kernel.n_tiles <= 0 {
             return Ok(());
         }
+        let start = self.trace.as_ref().map(|_| Instant::now());
         if kernel.n_tiles == 1 || kernel.param_bytes < SMALL_KERNEL_BYTES {
             run(0, 0, kernel.n_tiles);
         } else {
             self.pool.run(kernel.n_tiles, &run);
+        }
+        if let (Some(start), Some(trace)) = (start, &mut self.trace) {
+            trace(Launched { kernel: kernel_idx, start, end: Instant::now() });
         }
         Ok(())
     }

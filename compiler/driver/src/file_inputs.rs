@@ -13,6 +13,7 @@ use crate::tensor_file::{FileTensor, TensorFile};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::Sym;
 use birkhoff_ir::tensor::TensorType;
+use birkhoff_runtime::View;
 
 /// Beginnings of names that an input file may hold for other purposes.
 pub const IGNORED_PREFIXES: [&str; 4] = ["out.", "grad.", "f64.", "ct."];
@@ -38,7 +39,12 @@ impl<'a> FileInputs<'a> {
         result.map_err(|errors| Error::in_file(errors, file.path().display()))
     }
 
-    /// Views of all of them.
+    /// Views of all of them, in the order of the signature.
+    pub fn views(&self) -> Vec<View<'_>> {
+        self.0.iter().map(|(_, tensor)| tensor.view()).collect()
+    }
+
+    /// Views of all of them by name.
     pub fn inputs(&self) -> Inputs<'_> {
         self.0.iter().fold(Inputs::new(), |inputs, (name, tensor)| inputs.view(name, tensor.view()))
     }

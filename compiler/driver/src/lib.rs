@@ -38,6 +38,7 @@
 mod arrays;
 mod backward;
 mod backward_plan;
+pub mod bench;
 pub mod check;
 pub mod elements;
 mod engine;

@@ -101,6 +101,25 @@ impl KernelCost {
 
 /// Native instructions of all tiles, each weighed by what it takes.
 fn instructions(kernel: &Func, sizes: &SizeEnv, native_lanes: u32) -> f64 {
+    weigh(kernel, sizes, f64::from(native_lanes), Weights::Instructions)
+}
+
+/// Operations on single floats in one launch of `kernel`: a fused multiply-add is two, a transcendental function as many as its
+/// weight in the cost model. Moving data is none.
+pub fn flops(kernel: &Func, sizes: &SizeEnv) -> f64 {
+    weigh(kernel, sizes, 1.0, Weights::Flops)
+}
+
+/// What is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    /// Native instructions.
+    Instructions,
+    /// Arithmetic on floats.
+    Flops,
+}
+
+fn weigh(kernel: &Func, sizes: &SizeEnv, native: f64, weights: Weights) -> f64 {
     let mut vars: BTreeMap<Var, f64> = BTreeMap::new();
     let mut tiles = 1.0;
     for axis in &kernel.grid {
@@ -111,7 +130,7 @@ fn instructions(kernel: &Func, sizes: &SizeEnv, native_lanes: u32) -> f64 {
         vars.insert(axis.count, count);
     }
     let spread = kernel.grid.iter().map(|axis| axis.base).collect();
-    let mut walk = InstructionWalk { kernel, sizes, native: f64::from(native_lanes), vars, spread };
+    let mut walk = InstructionWalk { kernel, sizes, native, weights, vars, spread };
     tiles * walk.block(&kernel.body, None)
 }
 
@@ -119,6 +138,7 @@ struct InstructionWalk<'a> {
     kernel: &'a Func,
     sizes: &'a SizeEnv,
     native: f64,
+    weights: Weights,
     /// Values of integer variables, as far as they bound loops; of those that differ between tiles the mean.
     vars: BTreeMap<Var, f64>,
     /// Variables that differ between tiles.
@@ -138,6 +158,8 @@ impl InstructionWalk<'_> {
     /// Instructions of one run of `block`; `lanes` is the width of the lane loop around and its variable.
     fn block(&mut self, block: &Block, lanes: Option<(f64, Var)>) -> f64 {
         let vectors = lanes.map_or(1.0, |(width, _)| (width / self.native).max(1.0));
+        let is_flops = self.weights == Weights::Flops;
+        let step = if is_flops { 0.0 } else { 1.0 };
         let mut sum = 0.0;
         for stmt in block {
             sum += match stmt {
@@ -145,19 +167,21 @@ impl InstructionWalk<'_> {
                     self.note(*var, inst);
                     vectors * self.inst_weight(*var, inst, lanes)
                 }
+                Stmt::Store { .. } if is_flops => 0.0,
                 Stmt::Store { index, .. } => vectors * access_weight(index, lanes, self.native),
+                Stmt::Accum { args, .. } if is_flops => vectors * args.len() as f64,
                 Stmt::Accum { .. } => vectors,
                 Stmt::Stage(_, body) => self.block(body, lanes),
                 Stmt::Decl(_) => 0.0,
                 Stmt::For(inner) => {
                     let trip = (self.index(&inner.end) - self.index(&inner.start)).max(0.0);
                     match inner.kind {
-                        ForKind::Seq | ForKind::Unroll => trip * (self.block(&inner.body, lanes) + 1.0),
+                        ForKind::Seq | ForKind::Unroll => trip * (self.block(&inner.body, lanes) + step),
                         ForKind::Lanes { width } => {
                             let width = f64::from(width);
                             let chunks = (trip / width).floor();
                             let rest = trip - chunks * width;
-                            let whole = self.block(&inner.body, Some((width, inner.var))) + 1.0;
+                            let whole = self.block(&inner.body, Some((width, inner.var))) + step;
                             // One by one, a vector instruction does for a single element.
                             chunks * whole + rest * (whole / (width / self.native).max(1.0))
                         }
@@ -201,6 +225,13 @@ impl InstructionWalk<'_> {
     }
 
     fn inst_weight(&self, var: Var, inst: &Inst, lanes: Option<(f64, Var)>) -> f64 {
+        if self.weights == Weights::Flops {
+            return match inst {
+                Inst::Scalar(op, _) if self.kernel.dtype(var).is_float() => scalar_weight(*op),
+                Inst::Fma(..) => 2.0,
+                _ => 0.0,
+            };
+        }
         let wide = if self.kernel.dtype(var).size_bytes() == 8 { 2.0 } else { 1.0 };
         match inst {
             Inst::Const(_) | Inst::Index(_) => 0.0,

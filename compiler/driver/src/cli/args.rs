@@ -59,6 +59,15 @@ Sizes that are not given with --dim or by a file are small. Gradients are compar
 of the values, in which what stop_gradient gives is held fixed; targets with the evaluator in f64. The exit code
 is 1 if anything failed. Where nothing can be said, at a kink or for an op that a target lacks, the report says so.";
 
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  birkhoff bench examples/mhc_layer.toml
+  birkhoff bench examples/mhc_layer.toml --grad x,phi --threads 1 --runs 50 --json
+  birkhoff bench examples/mhc_stack.toml --trace stack.json
+
+Bytes are those across the edges of kernels, each element once. The machine's bandwidth and arithmetic are measured in the
+same run; other work on the machine lowers everything. A trace opens in the viewers of Chromium and Perfetto.";
+
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
@@ -74,6 +83,9 @@ pub enum Command {
     /// Compare gradients with finite differences, and every target with the evaluator.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Measure a function: time, bytes and arithmetic, in total and per kernel, beside the machine's limits.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArgs),
 }
 
 /// What to compile, and with which values.
@@ -175,6 +187,31 @@ pub struct CheckArgs {
     /// The targets to compare with the evaluator; without this, all that this build can run
     #[arg(long, value_name = "TARGET,..", value_delimiter = ',', value_parser = target_parser(&RUNNERS))]
     pub targets: Vec<Target>,
+}
+
+/// Arguments of `bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Read the inputs from a safetensors file; without this they are random
+    #[arg(long = "in", value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// The seed of random inputs
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    /// Threads to run on; without this, one per core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Calls before the first that counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub warmup: u16,
+    /// Calls that count
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// Write the launches of one call as a trace
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 }
 
 /// Targets that run what they compile.

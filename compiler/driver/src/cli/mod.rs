@@ -4,6 +4,7 @@
 //! last, so that a command that fails has printed nothing and written nothing.
 
 mod args;
+mod bench;
 mod check;
 mod compile;
 mod inspect;
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Compile(args) => compile::compile(args).map(|output| (output, true)),
         Command::Inspect(args) => inspect::inspect(args).map(|output| (output, true)),
         Command::Check(args) => check::run(args),
+        Command::Bench(args) => bench::run(args).map(|output| (output, true)),
     };
     match result {
         Ok((output, true)) => print(&output),

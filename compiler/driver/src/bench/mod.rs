@@ -1,0 +1,194 @@
+//! Time, bytes and arithmetic of a compiled function, held against what the machine can do in the same run.
+//!
+//! In: a function and inputs. Out: a report, in total and per kernel. Bytes are the *edge* bytes of the schedule (each element
+//! that crosses a kernel's edge once), arithmetic is counted in the kernels as they are; neither is measured. Times are.
+//! Deliberately absent: files, and comparisons with other programs.
+
+mod report;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::function::Function;
+use birkhoff_compiler::lower::price::flops;
+use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
+use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::kernel::Func;
+use birkhoff_ir::plan::Program;
+use birkhoff_ir::plan::traffic::{KernelTraffic, predict};
+use birkhoff_runtime::limits::{Limits, measure};
+use birkhoff_runtime::{Buffer, Executable, Launched, View, ViewMut};
+use std::time::{Duration, Instant};
+
+/// How a function is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bench {
+    /// Calls before the first that counts.
+    pub warmup: usize,
+    /// Calls that count.
+    pub runs: usize,
+}
+
+impl Default for Bench {
+    fn default() -> Bench {
+        Bench { warmup: 3, runs: 20 }
+    }
+}
+
+/// Times of several runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Times {
+    /// All of them, in seconds, increasing.
+    pub sorted_s: Vec<f64>,
+}
+
+impl Times {
+    fn new(mut seconds: Vec<f64>) -> Times {
+        seconds.sort_by(f64::total_cmp);
+        Times { sorted_s: seconds }
+    }
+
+    /// The time that a share `at` of the runs does not exceed; 0 without runs.
+    pub fn quantile(&self, at: f64) -> f64 {
+        let last = self.sorted_s.len().saturating_sub(1) as f64;
+        self.sorted_s.get((at * last).round() as usize).copied().unwrap_or(0.0)
+    }
+
+    /// The median.
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+}
+
+/// One kernel of a report, or the whole call.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Measured {
+    /// The kernel's name, or the function's.
+    pub name: String,
+    /// Launches per call.
+    pub launches: u64,
+    /// Time per call of all its launches together.
+    pub times: Times,
+    /// Bytes across the edges of kernels, per call.
+    pub edge_bytes: f64,
+    /// Operations on single floats, per call.
+    pub flops: f64,
+}
+
+impl Measured {
+    /// Edge bytes per second.
+    pub fn bytes_per_s(&self) -> f64 {
+        self.edge_bytes / self.times.median().max(f64::MIN_POSITIVE)
+    }
+
+    /// Operations per second.
+    pub fn flops_per_s(&self) -> f64 {
+        self.flops / self.times.median().max(f64::MIN_POSITIVE)
+    }
+}
+
+/// What was measured.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BenchReport {
+    /// The whole call, without the allocation of outputs.
+    pub total: Measured,
+    /// The kernels, in order of the plan.
+    pub kernels: Vec<Measured>,
+    /// Threads.
+    pub n_threads: usize,
+    /// The machine with as many threads.
+    pub limits: Limits,
+    /// Run-time sizes by name.
+    pub sizes: Vec<(String, i64)>,
+    /// Launches of one call: kernel, begin and end since the call's begin.
+    pub trace: Vec<(usize, Duration, Duration)>,
+}
+
+/// Measures `function`, which was compiled for the CPU, on `inputs` in signature order.
+///
+/// Errors: a function of another target, inputs that do not fit.
+pub fn bench(function: &Function, inputs: &[View<'_>], bench: &Bench) -> Result<BenchReport, Error> {
+    let Engine::Cpu(executable) = &function.engine else {
+        let message = "only functions compiled for the CPU can be measured";
+        return Err(Diagnostic::input(Span::NONE, message).into());
+    };
+    Ok(measured(executable, function, inputs, bench)?)
+}
+
+fn measured(
+    executable: &Executable,
+    function: &Function,
+    inputs: &[View<'_>],
+    bench: &Bench,
+) -> Result<BenchReport, Diagnostics> {
+    let program = executable.program();
+    let (mut outputs, first) = executable.call(inputs, &function.given)?;
+    let mut call = || time(executable, function, inputs, &mut outputs, None);
+    for _ in 0..bench.warmup {
+        call()?;
+    }
+    let times = (0..bench.runs).map(|_| call()).collect::<Result<Vec<f64>, Diagnostics>>()?;
+
+    // Once more with a clock around every launch, which the total shall not pay for.
+    let mut per_kernel: Vec<Vec<f64>> = vec![vec![]; program.kernels.len()];
+    let mut trace = vec![];
+    for _ in 0..bench.runs {
+        let mut launches: Vec<Launched> = vec![];
+        let begin = Instant::now();
+        time(executable, function, inputs, &mut outputs, Some(&mut |launched| launches.push(launched)))?;
+        let mut sums = vec![0.0; program.kernels.len()];
+        for launched in &launches {
+            sums[launched.kernel] += launched.end.duration_since(launched.start).as_secs_f64();
+        }
+        per_kernel.iter_mut().zip(sums).for_each(|(all, sum)| all.push(sum));
+        trace = launches
+            .iter()
+            .map(|it| (it.kernel, it.start.duration_since(begin), it.end.duration_since(begin)))
+            .collect();
+    }
+    let limits = measure(executable.pool());
+    let kernels = kernel_reports(program, &first.sizes, per_kernel)?;
+    let sum = |of: fn(&Measured) -> f64| kernels.iter().map(of).sum::<f64>();
+    let total = Measured {
+        name: program.name.to_string(),
+        launches: first.n_launches,
+        times: Times::new(times),
+        edge_bytes: sum(|kernel| kernel.edge_bytes),
+        flops: sum(|kernel| kernel.flops),
+    };
+    let sizes = first.sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+    Ok(BenchReport { total, kernels, n_threads: executable.pool().n_threads(), limits, sizes, trace })
+}
+
+/// Seconds of one call into `outputs`.
+fn time(
+    executable: &Executable,
+    function: &Function,
+    inputs: &[View<'_>],
+    outputs: &mut [Buffer],
+    trace: Option<&mut dyn FnMut(Launched)>,
+) -> Result<f64, Diagnostics> {
+    let mut views: Vec<ViewMut<'_>> = outputs.iter_mut().map(Buffer::view_mut).collect();
+    let start = Instant::now();
+    match trace {
+        None => executable.call_into(inputs, &mut views, &function.given)?,
+        Some(trace) => executable.call_traced(inputs, &mut views, &function.given, trace)?,
+    };
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn kernel_reports(
+    program: &Program,
+    sizes: &SizeEnv,
+    times: Vec<Vec<f64>>,
+) -> Result<Vec<Measured>, Diagnostic> {
+    let traffic = predict(program, sizes)?;
+    let kernels = program.kernels.iter().zip(traffic).zip(times);
+    let report = |((kernel, moved), times): ((&Func, KernelTraffic), Vec<f64>)| Measured {
+        name: kernel.name.to_string(),
+        launches: moved.launches,
+        times: Times::new(times),
+        edge_bytes: moved.per_launch.edge_bytes() as f64 * moved.launches as f64,
+        flops: flops(kernel, sizes) * moved.launches as f64,
+    };
+    Ok(kernels.map(report).collect())
+}
