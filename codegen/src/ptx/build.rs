@@ -12,8 +12,8 @@ use melior::ir::attribute::{
 use melior::ir::operation::OperationBuilder;
 use melior::ir::r#type::IntegerType;
 use melior::ir::{
-    Attribute, AttributeLike, Block, BlockLike, BlockRef, Identifier, Location, OperationRef, Region, RegionLike, Type,
-    Value, ValueLike,
+    Attribute, Block, BlockLike, BlockRef, Identifier, Location, OperationRef, Region,
+    RegionLike, Type, Value, ValueLike,
 };
 
 /// An SSA value.
@@ -190,14 +190,16 @@ impl<'c, 'm> Builder<'c, 'm> {
 
     /// Compares integers. The predicates are those of `arith.cmpi`: see [`IntCompare`].
     pub(super) fn cmpi(&mut self, predicate: IntCompare, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
-        let attributes = [self.named("predicate", IntegerAttribute::new(self.int(64), predicate as i64).into())];
+        let attributes =
+            [self.named("predicate", IntegerAttribute::new(self.int(64), predicate as i64).into())];
         let ty = self.int(1);
         self.op_with("arith.cmpi", &[a, b], ty, &attributes)
     }
 
     /// Compares floats.
     pub(super) fn cmpf(&mut self, predicate: FloatCompare, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
-        let attributes = [self.named("predicate", IntegerAttribute::new(self.int(64), predicate as i64).into())];
+        let attributes =
+            [self.named("predicate", IntegerAttribute::new(self.int(64), predicate as i64).into())];
         let ty = self.int(1);
         self.op_with("arith.cmpf", &[a, b], ty, &attributes)
     }
@@ -237,7 +239,8 @@ impl<'c, 'm> Builder<'c, 'm> {
                 let builder = OperationBuilder::new("arith.constant", self.location)
                     .add_results(&[i32_type])
                     .add_attributes(&[value]);
-                let operation = builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
+                let operation =
+                    builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
                 let one = self.entry.insert_operation(0, operation);
                 self.one = Some(one);
                 one
@@ -308,7 +311,13 @@ impl<'c, 'm> Builder<'c, 'm> {
         self.shuffle("#gpu<shuffle_mode idx>", value, from, width)
     }
 
-    fn shuffle(&mut self, mode: &str, value: Ssa<'c, 'm>, offset: Ssa<'c, 'm>, width: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+    fn shuffle(
+        &mut self,
+        mode: &str,
+        value: Ssa<'c, 'm>,
+        offset: Ssa<'c, 'm>,
+        width: Ssa<'c, 'm>,
+    ) -> Ssa<'c, 'm> {
         let mode = Attribute::parse(self.context, mode);
         let mode = mode.unwrap_or_else(|| unreachable!("the GPU dialect has this attribute"));
         let builder = OperationBuilder::new("gpu.shuffle", self.location)
@@ -413,11 +422,3 @@ pub(super) enum FloatCompare {
 pub(super) fn string<'c>(context: &'c Context, text: &str) -> Attribute<'c> {
     StringAttribute::new(context, text).into()
 }
-
-/// True if the value has this type.
-pub(super) fn has_type(value: Ssa<'_, '_>, ty: Type<'_>) -> bool {
-    value.r#type().to_string() == ty.to_string()
-}
-
-#[allow(unused_imports, reason = "the trait gives attributes their raw form")]
-use AttributeLike as _;

@@ -62,7 +62,12 @@ pub(super) struct Entry<'c, 'm> {
 /// Emits the body of `func` into its entry block.
 ///
 /// Errors: what this back end cannot do.
-pub(super) fn emit(func: &kernel::Func, layout: &Layout, limits: Limits, entry: Entry<'_, '_>) -> Result<(), Diagnostic> {
+pub(super) fn emit(
+    func: &kernel::Func,
+    layout: &Layout,
+    limits: Limits,
+    entry: Entry<'_, '_>,
+) -> Result<(), Diagnostic> {
     let Entry { mut builder, args, shared } = entry;
     let thread = builder.thread_id();
     let zero = builder.i64(0);
@@ -112,12 +117,17 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let func = self.func;
         let all = self.accesses(&func.body);
         self.repeated(&all, |this| {
-            Builder::counted_loop(this, |this| &mut this.b, (first, total, step), |this, tile| {
-                this.bind_grid(tile);
-                this.block(&func.body)?;
-                this.close_repeated(&all);
-                Ok(())
-            })
+            Builder::counted_loop(
+                this,
+                |this| &mut this.b,
+                (first, total, step),
+                |this, tile| {
+                    this.bind_grid(tile);
+                    this.block(&func.body)?;
+                    this.close_repeated(&all);
+                    Ok(())
+                },
+            )
         })
     }
 
@@ -349,13 +359,18 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let one = self.b.i64(1);
         let all = self.accesses(&inner.body);
         self.repeated(&all, |this| {
-            Builder::counted_loop(this, |this| &mut this.b, (start, end, one), |this, var| {
-                this.bind(inner.var, Val::Ssa(var));
-                this.block(&inner.body)?;
-                this.unbind(inner.var);
-                this.close_repeated(&all);
-                Ok(())
-            })
+            Builder::counted_loop(
+                this,
+                |this| &mut this.b,
+                (start, end, one),
+                |this, var| {
+                    this.bind(inner.var, Val::Ssa(var));
+                    this.block(&inner.body)?;
+                    this.unbind(inner.var);
+                    this.close_repeated(&all);
+                    Ok(())
+                },
+            )
         })
     }
 

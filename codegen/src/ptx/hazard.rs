@@ -6,7 +6,9 @@
 use super::emit::Emitter;
 use super::lanes::{WARP, resolve};
 use birkhoff_ir::kernel::lanes::{AccumKind, LaneScope};
-use birkhoff_ir::kernel::{Access as Declared, Block, For, ForKind, Index, Inst, LocalId, Mem, Space, Stmt, Var};
+use birkhoff_ir::kernel::{
+    Access as Declared, Block, For, ForKind, Index, Inst, LocalId, Mem, Space, Stmt, Var,
+};
 use std::collections::BTreeSet;
 
 /// Which threads make an access.
@@ -144,7 +146,13 @@ impl<'a> Emitter<'a, '_, '_> {
     }
 
     /// The accesses that one statement makes; `lane` is the lane loop around.
-    pub(super) fn of_stmt(&self, stmt: &Stmt, scope: &LaneScope, lane: Option<(&For, u32)>, found: &mut Pending) {
+    pub(super) fn of_stmt(
+        &self,
+        stmt: &Stmt,
+        scope: &LaneScope,
+        lane: Option<(&For, u32)>,
+        found: &mut Pending,
+    ) {
         let (mem, index, reads, writes) = match stmt {
             Stmt::Let(_, Inst::Load(mem, index)) => (*mem, index, true, false),
             Stmt::Store { mem, index, .. } => (*mem, index, false, true),

@@ -99,7 +99,9 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             None
         } else {
             let (Val::Const(start), Val::Const(end)) = (start, end) else {
-                return Err(self.unsupported("a register array indexed by lanes whose number is known only at run time"));
+                return Err(self.unsupported(
+                    "a register array indexed by lanes whose number is known only at run time",
+                ));
             };
             Some(start.as_i64()..end.as_i64().max(start.as_i64()))
         };
@@ -117,9 +119,12 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             self.meet(&plan.facts.accesses);
             let pending = self.pending.take();
             let result = match guard.filter(|_| plan.whole) {
-                Some(guard) => Builder::conditional(self, |this| &mut this.b, guard, |this| {
-                    this.lanes_apart(inner, (start, end), chunks)
-                }),
+                Some(guard) => Builder::conditional(
+                    self,
+                    |this| &mut this.b,
+                    guard,
+                    |this| this.lanes_apart(inner, (start, end), chunks),
+                ),
                 None => self.lanes_apart(inner, (start, end), chunks),
             };
             self.pending = pending;
@@ -184,10 +189,15 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             return self.block(&inner.body);
         }
         let step = self.b.i64(step);
-        Builder::counted_loop(self, |this| &mut this.b, (first, end, step), |this, var| {
-            this.bind(inner.var, Val::Ssa(var));
-            this.block(&inner.body)
-        })
+        Builder::counted_loop(
+            self,
+            |this| &mut this.b,
+            (first, end, step),
+            |this, var| {
+                this.bind(inner.var, Val::Ssa(var));
+                this.block(&inner.body)
+            },
+        )
     }
 
     /// All threads run the chunks together, then the remaining iterations one by one.
@@ -223,13 +233,18 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             let (first, last) = (self.ssa(start, DType::I64), self.ssa(middle, DType::I64));
             let step = self.b.i64(step);
             self.repeated(&facts.accesses, |this| {
-                Builder::counted_loop(this, |this| &mut this.b, (first, last, step), |this, base| {
-                    let var = this.b.add(base, lane);
-                    this.bind(inner.var, Val::Ssa(var));
-                    this.block(&inner.body)?;
-                    this.close_repeated(&facts.accesses);
-                    Ok(())
-                })
+                Builder::counted_loop(
+                    this,
+                    |this| &mut this.b,
+                    (first, last, step),
+                    |this, base| {
+                        let var = this.b.add(base, lane);
+                        this.bind(inner.var, Val::Ssa(var));
+                        this.block(&inner.body)?;
+                        this.close_repeated(&facts.accesses);
+                        Ok(())
+                    },
+                )
             })?;
         }
         let lanes = self.lanes.take();
@@ -256,7 +271,11 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     /// The iterations after the last full chunk, one by one, in all threads.
-    fn remaining(&mut self, inner: &'a For, (start, end): (Val<'c, 'm>, Val<'c, 'm>)) -> Result<(), Diagnostic> {
+    fn remaining(
+        &mut self,
+        inner: &'a For,
+        (start, end): (Val<'c, 'm>, Val<'c, 'm>),
+    ) -> Result<(), Diagnostic> {
         // The loop variable is uniform from here on.
         self.scope.define(inner.var, &Inst::Const(Scalar::Int(0)));
         if let (Val::Const(start), Val::Const(end)) = (start, end) {
@@ -275,13 +294,18 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         self.unbind(inner.var);
         let all = self.accesses(&inner.body);
         self.repeated(&all, |this| {
-            Builder::counted_loop(this, |this| &mut this.b, (start, end, one), |this, var| {
-                this.bind(inner.var, Val::Ssa(var));
-                this.block(&inner.body)?;
-                this.unbind(inner.var);
-                this.close_repeated(&all);
-                Ok(())
-            })
+            Builder::counted_loop(
+                this,
+                |this| &mut this.b,
+                (start, end, one),
+                |this, var| {
+                    this.bind(inner.var, Val::Ssa(var));
+                    this.block(&inner.body)?;
+                    this.unbind(inner.var);
+                    this.close_repeated(&all);
+                    Ok(())
+                },
+            )
         })
     }
 
@@ -372,14 +396,18 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         totals: &mut [Ssa<'c, 'm>],
         width: u32,
     ) -> Result<(), Diagnostic> {
-        let Some(scratch) = self.scratch() else { return Err(self.broken("it has no memory for reductions")) };
+        let Some(scratch) = self.scratch() else {
+            return Err(self.broken("it has no memory for reductions"));
+        };
         let [write, read] = scratch_accesses(width);
         self.meet(&[write]);
         let byte = self.b.int(8);
         let lane = self.lane(width);
         let slot_bytes = self.b.i64(SCRATCH_ELEM_BYTES as i64);
         let lane_bytes = self.b.mul(lane, slot_bytes);
-        let row = |idx: usize, lane: u32| (idx as i64 * i64::from(width) + i64::from(lane)) * SCRATCH_ELEM_BYTES as i64;
+        let row = |idx: usize, lane: u32| {
+            (idx as i64 * i64::from(width) + i64::from(lane)) * SCRATCH_ELEM_BYTES as i64
+        };
         let own = self.b.offset(scratch, byte, lane_bytes);
         for (idx, (reduction, total)) in batch.iter().zip(totals.iter()).enumerate() {
             let (offset, total) = (self.b.i64(row(idx, 0)), *total);
@@ -457,7 +485,10 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             return self.update(mem, index, accumulate);
         }
         let target = self.target(mem, index);
-        let found = self.lanes.as_ref().and_then(|lanes| lanes.reductions.iter().find(|other| other.target == target));
+        let found = self
+            .lanes
+            .as_ref()
+            .and_then(|lanes| lanes.reductions.iter().find(|other| other.target == target));
         let Some(reduction) = found.cloned() else {
             return Err(self.broken("a lane reduction was not found before its loop"));
         };

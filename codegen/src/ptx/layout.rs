@@ -4,7 +4,7 @@
 
 use super::lanes::WARP;
 use birkhoff_ir::diag::Diagnostic;
-use birkhoff_ir::kernel::{Func, ForKind, Space, Stmt};
+use birkhoff_ir::kernel::{ForKind, Func, Space, Stmt};
 
 /// Every array starts at a multiple of this: the widest access.
 pub(super) const ALIGN_BYTES: u64 = 16;
@@ -54,7 +54,8 @@ pub(super) fn layout(func: &Func) -> Result<Layout, Diagnostic> {
         total = total.saturating_add(SCRATCH_BATCH as u64 * u64::from(width) * SCRATCH_ELEM_BYTES);
     }
     if total > MAX_SHARED_BYTES {
-        let what = format!("a tile that keeps {total} bytes in shared memory, where a block has {MAX_SHARED_BYTES}");
+        let what =
+            format!("a tile that keeps {total} bytes in shared memory, where a block has {MAX_SHARED_BYTES}");
         return Err(super::unsupported(func, &what));
     }
     Ok(Layout { offsets, scratch, total_bytes: total })

@@ -36,7 +36,12 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     /// Stores an element, rounded.
-    pub(super) fn write(&mut self, mem: Mem, index: &'a [Index], value: Ssa<'c, 'm>) -> Result<(), Diagnostic> {
+    pub(super) fn write(
+        &mut self,
+        mem: Mem,
+        index: &'a [Index],
+        value: Ssa<'c, 'm>,
+    ) -> Result<(), Diagnostic> {
         if let Some(slot) = self.slot(mem, index)? {
             return self.write_register(&slot, value);
         }

@@ -55,7 +55,8 @@ impl Arch {
         }
         let message = format!("the PTX back end does not know the architecture `{name}`");
         let known = Arch::NAMES.join(", ");
-        Err(Diagnostic::unsupported(message).help(format!("it knows {known}; newer GPUs run the PTX of sm_90")))
+        Err(Diagnostic::unsupported(message)
+            .help(format!("it knows {known}; newer GPUs run the PTX of sm_90")))
     }
 
     /// Its name.

@@ -47,7 +47,10 @@ fn plan(func: &Func) -> Result<(KernelInfo, Layout), Diagnostic> {
     let layout = layout(func)?;
     let threads = widest_lanes(&func.body, false).max(WARP);
     if threads > MAX_THREADS {
-        return Err(super::unsupported(func, &format!("{threads} lanes, where a block has {MAX_THREADS} threads")));
+        return Err(super::unsupported(
+            func,
+            &format!("{threads} lanes, where a block has {MAX_THREADS} threads"),
+        ));
     }
     let info = KernelInfo {
         entry: func.name.to_string(),
@@ -119,7 +122,8 @@ fn function<'c, 'm>(
     let signature = melior::dialect::llvm::r#type::function(void, &types, false);
     let named = |name: &str, attribute: Attribute<'c>| (Identifier::new(context, name), attribute);
     let parsed = |text: &str| {
-        Attribute::parse(context, text).ok_or_else(|| Diagnostic::verify(format!("MLIR does not know `{text}`")))
+        Attribute::parse(context, text)
+            .ok_or_else(|| Diagnostic::verify(format!("MLIR does not know `{text}`")))
     };
     let attributes = [
         named("sym_name", string(context, &info.entry)),
@@ -131,7 +135,8 @@ fn function<'c, 'm>(
     let region = Region::new();
     let arguments: Vec<(Type<'c>, Location<'c>)> = types.iter().map(|ty| (*ty, location)).collect();
     region.append_block(Block::new(&arguments));
-    let builder = OperationBuilder::new("llvm.func", location).add_attributes(&attributes).add_regions([region]);
+    let builder =
+        OperationBuilder::new("llvm.func", location).add_attributes(&attributes).add_regions([region]);
     let op = builder.build().map_err(|_| Diagnostic::verify("MLIR does not build a function"))?;
     let op = match body.terminator() {
         Some(end) => body.insert_operation_before(end, op),

@@ -44,13 +44,17 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
             let (mut n_elems, mut n_chunks) = (1i64, 1);
             for (axis, extent) in extents.iter().enumerate() {
                 match local.lane_axis {
-                    Some((lane_axis, width)) if lane_axis as usize == axis => n_chunks = extent / i64::from(width),
+                    Some((lane_axis, width)) if lane_axis as usize == axis => {
+                        n_chunks = extent / i64::from(width)
+                    }
                     _ => n_elems = n_elems.saturating_mul((*extent).max(0)),
                 }
             }
             if n_elems.saturating_mul(n_chunks) > MAX_ELEMS {
                 let name = &local.name;
-                return Err(self.unsupported(&format!("the register array `{name}` has more than {MAX_ELEMS} registers")));
+                return Err(self.unsupported(&format!(
+                    "the register array `{name}` has more than {MAX_ELEMS} registers"
+                )));
             }
             let mut elems = vec![];
             for _ in 0..n_elems {

@@ -130,7 +130,8 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
         let take_a = self.b.cmpf(FloatCompare::Lt, small, large);
         let bound = self.b.select(take_a, a, b);
         // Equal values differ in their bits if they are zeros only: the sign bits decide, together.
-        let (bits_a, bits_b) = (self.cast_bits(a, DType::F64, DType::I64), self.cast_bits(b, DType::F64, DType::I64));
+        let (bits_a, bits_b) =
+            (self.cast_bits(a, DType::F64, DType::I64), self.cast_bits(b, DType::F64, DType::I64));
         let joined = self.b.same(if is_max { "arith.andi" } else { "arith.ori" }, &[bits_a, bits_b]);
         let joined = self.cast_bits(joined, DType::I64, DType::F64);
         let equal = self.b.cmpf(FloatCompare::Eq, a, b);
@@ -261,7 +262,8 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
             _ => (i64::MIN, 2f64.powi(63)),
         };
         let ty = self.b.compute_type(to);
-        let (low, high) = (self.b.scalar(from, Scalar::Float(-bound)), self.b.scalar(from, Scalar::Float(bound)));
+        let (low, high) =
+            (self.b.scalar(from, Scalar::Float(-bound)), self.b.scalar(from, Scalar::Float(bound)));
         let zero = self.b.scalar(from, Scalar::Float(0.0));
         let (above_low, below_high) =
             (self.b.cmpf(FloatCompare::Ge, value, low), self.b.cmpf(FloatCompare::Lt, value, high));
@@ -316,9 +318,11 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
                 let bits = self.cast_bits(value, dtype, DType::I64);
                 let by = self.b.i64(32);
                 let high = self.b.same("arith.shrui", &[bits, by]);
-                let (low, high) = (self.b.op("arith.trunci", &[bits], word), self.b.op("arith.trunci", &[high], word));
+                let (low, high) =
+                    (self.b.op("arith.trunci", &[bits], word), self.b.op("arith.trunci", &[high], word));
                 let (low, high) = (shuffle(self, low), shuffle(self, high));
-                let (low, high) = (self.b.op("arith.extui", &[low], long), self.b.op("arith.extui", &[high], long));
+                let (low, high) =
+                    (self.b.op("arith.extui", &[low], long), self.b.op("arith.extui", &[high], long));
                 let high = self.b.same("arith.shli", &[high, by]);
                 let bits = self.b.same("arith.ori", &[low, high]);
                 self.cast_bits(bits, DType::I64, dtype)

@@ -127,7 +127,8 @@ fn generate(module: &inkwell::module::Module<'_>, options: &Options) -> Result<(
         .map_err(|error| broken("LLVM generates no code", error.to_string()))?;
     let bytes = code.as_slice();
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    let ptx = String::from_utf8(bytes.to_vec()).map_err(|error| broken("PTX is no text", error.to_string()))?;
+    let ptx =
+        String::from_utf8(bytes.to_vec()).map_err(|error| broken("PTX is no text", error.to_string()))?;
     Ok((llvm, ptx))
 }
 
