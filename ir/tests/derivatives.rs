@@ -3,7 +3,7 @@
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::tensor::autodiff::Derivative;
-use birkhoff_ir::tensor::autodiff::functions::{Reverse, forward, reverse};
+use birkhoff_ir::tensor::autodiff::functions::{Of, Reverse, forward, reverse};
 use birkhoff_ir::tensor::bind::{Bindings, bind};
 use birkhoff_ir::tensor::eval::{Tensor, eval};
 use birkhoff_ir::tensor::random::random_input;
@@ -96,7 +96,7 @@ fn names(module: &Module, func: FuncId, inputs: &[usize], outputs: &[usize]) -> 
 fn check(module: &mut Module, func: FuncId, what: &str, tolerance: f64) -> FuncId {
     let (wrt, of) = floats(module, func);
     let (wrt_names, of_names) = names(module, func, &wrt, &of);
-    let ask = Reverse { wrt: wrt_names.clone(), of: of_names, ..Reverse::default() };
+    let ask = Reverse { wrt: wrt_names.clone(), of: Of::Named(of_names), ..Reverse::default() };
     let backward = reverse(module, func, &ask).unwrap_or_else(|why| panic!("{what}: {why}"));
     let onward = forward(module, func, &wrt_names, true).unwrap_or_else(|why| panic!("{what}: {why}"));
     verify(module).unwrap_or_else(|errors| panic!("{what}: {}", errors.render(what, "")));
@@ -174,7 +174,8 @@ fn ops_whose_derivative_is_zero_give_zeros() {
         if wrt.is_empty() || of.is_empty() {
             continue;
         }
-        let backward = reverse(&mut module, func, &Reverse { wrt, of, ..Reverse::default() }).unwrap();
+        let backward =
+            reverse(&mut module, func, &Reverse { wrt, of: Of::Named(of), ..Reverse::default() }).unwrap();
         let gradients = run(&module, backward, &inputs(&module, backward, 1));
         assert!(gradients.iter().all(|gradient| gradient.to_f64s().iter().all(|value| *value == 0.0)));
     }

@@ -4,7 +4,7 @@ use birkhoff_compiler::spec;
 use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
-use birkhoff_ir::tensor::autodiff::functions::{Reverse, reverse};
+use birkhoff_ir::tensor::autodiff::functions::{Of, Reverse, reverse};
 use birkhoff_ir::tensor::bind::{Bindings, bind, solve_sizes};
 use birkhoff_ir::tensor::eval::{Tensor, eval};
 use birkhoff_ir::tensor::{DimKind, FuncId, Module, TensorType};
@@ -55,7 +55,11 @@ fn subject(golden: &Golden, module: &mut Module) -> Result<FuncId, String> {
         return Ok(id);
     }
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_string).collect();
-    reverse(module, id, &Reverse { wrt: owned(wrt), of: owned(of), values: true, ..Reverse::default() })
+    reverse(
+        module,
+        id,
+        &Reverse { wrt: owned(wrt), of: Of::Named(owned(of)), values: true, ..Reverse::default() },
+    )
 }
 
 /// Runs the spec's first function on the golden inputs and compares all golden outputs and gradients.

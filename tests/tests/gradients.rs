@@ -28,7 +28,8 @@ fn normal(name: &str, std: f64, shape: &[usize]) -> Vec<f64> {
 
 /// Calls with f64 arrays of one shape each.
 fn call(function: &Function, arrays: &[(&str, &[f64], &[i64])], output: &str) -> Vec<f64> {
-    let inputs = arrays.iter().fold(Inputs::new(), |inputs, (name, data, shape)| inputs.slice(name, data, shape));
+    let inputs =
+        arrays.iter().fold(Inputs::new(), |inputs, (name, data, shape)| inputs.slice(name, data, shape));
     let outputs = function.call(&inputs).unwrap_or_else(|error| panic!("{error}"));
     outputs.slice::<f64>(output).expect("an output of f64").to_vec()
 }
@@ -64,7 +65,11 @@ fn gradients_through_sinkhorn_loops_are_those_of_differences() {
             let loss = built(&spec);
             let gradient = built(&spec.grad(&["m"]).expect("a gradient"));
             for std in [1.0, 2.0, 4.0] {
-                let (m, w, v) = (normal("m", std, &[b, n, n]), normal("w", 1.0, &[b, n, n]), normal("v", 1.0, &[b, n, n]));
+                let (m, w, v) = (
+                    normal("m", std, &[b, n, n]),
+                    normal("w", 1.0, &[b, n, n]),
+                    normal("v", 1.0, &[b, n, n]),
+                );
                 let expected =
                     slope(|t| call(&loss, &[("m", &moved(&m, &v, t), &shape), ("w", &w, &shape)], "loss")[0]);
                 let found = call(&gradient, &[("m", &m, &shape), ("w", &w, &shape)], "grad.m");
@@ -112,7 +117,8 @@ fn hessians_times_vectors_are_differences_of_gradients() {
             let at = moved(&m, &v, t);
             dot(&call(&gradient, &[("m", &at, &shape), ("w", &w, &shape)], "grad.m"), &u)
         });
-        let arrays: [(&str, &[f64], &[i64]); 3] = [("m", &m, &shape), ("w", &w, &shape), ("dot.m", &v, &shape)];
+        let arrays: [(&str, &[f64], &[i64]); 3] =
+            [("m", &m, &shape), ("w", &w, &shape), ("dot.m", &v, &shape)];
         let found = dot(&call(&product, &arrays, "dot.grad.m"), &u);
         assert!((found - expected).abs() <= 1e-7 * expected.abs().max(1.0), "{form}: {found} for {expected}");
     }
@@ -134,7 +140,8 @@ fn gradients_are_the_same_bits_on_any_number_of_threads() {
         let function = compile(&layer(20).dim("T", 333), &options).unwrap_or_else(|error| panic!("{error}"));
         let random = function.random_inputs(3).expect("inputs");
         let named = function.signature().inputs.iter().zip(&random);
-        let inputs = named.fold(Inputs::new(), |inputs, ((name, _), buffer)| inputs.view(name, buffer.view()));
+        let inputs =
+            named.fold(Inputs::new(), |inputs, ((name, _), buffer)| inputs.view(name, buffer.view()));
         let outputs = function.call(&inputs).unwrap_or_else(|error| panic!("{error}"));
         seen.push(outputs.iter().flat_map(|(_, buffer)| buffer.view().bytes().to_vec()).collect());
     }
@@ -144,6 +151,91 @@ fn gradients_are_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn code_does_not_grow_with_iterations() {
     let plan = |iters: i64| print(built(&layer(iters)).program().expect("a plan"));
-    let lengths: Vec<usize> = [5, 20, 200].map(|iters| plan(iters).lines().count()).to_vec();
-    assert_eq!(lengths, vec![lengths[0]; 3]);
+    // Of programs that cost nearly the same, other counts may choose others; none is longer by a part of a loop.
+    let lengths = [5, 20, 200].map(|iters| plan(iters).lines().count());
+    let (least, most) = (lengths.into_iter().min(), lengths.into_iter().max());
+    assert!(most.zip(least).is_some_and(|(most, least)| most <= least + 4), "{lengths:?}");
+}
+
+/// What a spec's `derivative` gives is what the library gives.
+#[test]
+fn specs_of_derivatives_are_those_of_the_library() {
+    let source = r#"
+        [dims]
+        n = 4
+        B = { run = [1, 64], default = 6 }
+
+        [fn.match]
+        inputs = { m = "f64[B,n,n]", w = "f64[B,n,n]" }
+        body = """
+        h = sinkhorn(m, iters=7)
+        loss = sum(square(h) * w, [0,1,2])
+        """
+        outputs = ["h", "loss"]
+
+        [fn.grad]
+        derivative = { of = "match", kind = "grad", wrt = ["m", "w"], loops = "rerun" }
+
+        [fn.value_and_grad]
+        derivative = { of = "match", kind = "value_and_grad", wrt = ["m"] }
+        outputs = { cost = "loss", step = "grad.m" }
+
+        [fn.vjp]
+        derivative = { of = "match", kind = "vjp", wrt = ["m"], cotangents = ["h"] }
+
+        [fn.jvp]
+        derivative = { of = "match", kind = "jvp", wrt = ["w"] }
+
+        [fn.hvp]
+        derivative = { of = "match", kind = "hvp", wrt = ["m"] }
+    "#;
+    let spec = Spec::parse(Syntax::Toml, "match.toml", source).unwrap_or_else(|error| panic!("{error}"));
+    let named = |name: &str| built(&spec.clone().function(name));
+    let own =
+        |derived: Result<Spec, birkhoff::Error>| built(&derived.unwrap_or_else(|error| panic!("{error}")));
+    let subject = || spec.clone().function("match");
+    let pairs = [
+        (named("grad"), own(subject().grad(&["m", "w"])), vec![("grad.m", "grad.m"), ("grad.w", "grad.w")]),
+        (
+            named("value_and_grad"),
+            own(subject().value_and_grad(&["m"])),
+            vec![("cost", "loss"), ("step", "grad.m")],
+        ),
+        (named("vjp"), own(subject().vjp(&["m"])), vec![("h", "h"), ("grad.m", "grad.m")]),
+        (named("jvp"), own(subject().jvp(&["w"])), vec![("dot.loss", "dot.loss")]),
+        (named("hvp"), own(subject().hvp(&["m"])), vec![("dot.grad.m", "dot.grad.m")]),
+    ];
+    let shape = [6, 4, 4];
+    let array = |name: &str| normal(name, 1.0, &[6, 4, 4]);
+    let (m, w, ct, dot_m, dot_w) = (array("m"), array("w"), array("ct"), array("dot.m"), array("dot.w"));
+    let (one, zero) = ([1.0], [0.0]);
+    for (from_spec, from_library, outputs) in pairs {
+        let all: [(&str, &[f64], &[i64]); 7] = [
+            ("m", &m, &shape),
+            ("w", &w, &shape),
+            ("ct.h", &ct, &shape),
+            ("dot.m", &dot_m, &shape),
+            ("dot.w", &dot_w, &shape),
+            ("ct.loss", &zero, &[]),
+            ("unused", &one, &[]),
+        ];
+        let taken = |function: &Function| -> Vec<(&str, &[f64], &[i64])> {
+            let names = function.signature().input_names();
+            all.iter()
+                .copied()
+                .filter(|(name, ..)| names.iter().any(|other| other.as_str() == *name))
+                .collect()
+        };
+        for (of_spec, of_library) in outputs {
+            let found = call(&from_spec, &taken(&from_spec), of_spec);
+            let expected = call(&from_library, &taken(&from_library), of_library);
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!(
+                    (found - expected).abs() <= 1e-12 * expected.abs().max(1.0),
+                    "{of_spec}: {found} {expected}"
+                );
+            }
+        }
+    }
 }

@@ -7,8 +7,8 @@
 use crate::error::Error;
 use crate::spec::{Content, Spec};
 use birkhoff_ir::diag::{Diagnostic, Span};
-use birkhoff_ir::tensor::autodiff::functions::{Reverse, forward, reverse};
-use birkhoff_ir::tensor::{Func, FuncId, Module};
+use birkhoff_ir::tensor::autodiff::functions::{Of, Reverse, forward, reverse};
+use birkhoff_ir::tensor::{FuncId, Module};
 
 /// Which outputs have a cotangent.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -110,14 +110,13 @@ impl Spec {
     /// spec that came as a plan.
     pub fn differentiated(self, gradient: &Gradient) -> Result<Spec, Error> {
         self.derived(|module, func| {
-            let subject = module.func(func);
-            let (of, unit) = match &gradient.cotangents {
-                Cotangents::Named(names) => (names.clone(), false),
-                Cotangents::All => (float_outputs(subject), false),
-                Cotangents::Unit => (vec![only_scalar(subject)?], true),
+            let of = match &gradient.cotangents {
+                Cotangents::Named(names) => Of::Named(names.clone()),
+                Cotangents::All => Of::AllFloats,
+                Cotangents::Unit => Of::OnlyScalar,
             };
             let loops = gradient.loops.name().to_string();
-            let ask = Reverse { wrt: gradient.wrt.clone(), of, unit, values: gradient.values, loops };
+            let ask = Reverse { wrt: gradient.wrt.clone(), of, values: gradient.values, loops };
             reverse(module, func, &ask)
         })
     }
@@ -144,29 +143,4 @@ impl Spec {
 
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| name.to_string()).collect()
-}
-
-/// Names of the float outputs.
-pub fn float_outputs(func: &Func) -> Vec<String> {
-    let floats = func.outputs.iter().filter(|out| func.ty(out.value).dtype.is_float());
-    floats.map(|out| out.name.to_string()).collect()
-}
-
-/// The name of the only scalar float output.
-pub fn only_scalar(func: &Func) -> Result<String, String> {
-    let is_scalar = |ty: &birkhoff_ir::tensor::TensorType| ty.rank() == 0 && ty.dtype.is_float();
-    let scalars: Vec<&str> = func
-        .outputs
-        .iter()
-        .filter(|out| is_scalar(func.ty(out.value)))
-        .map(|out| out.name.as_str())
-        .collect();
-    match scalars[..] {
-        [name] => Ok(name.to_string()),
-        [] => Err(format!("@{} has no scalar output to differentiate: give cotangents `ct.NAME`", func.name)),
-        _ => {
-            let list = scalars.join(", ");
-            Err(format!("@{} has several scalar outputs, {list}: give a cotangent `ct.NAME`", func.name))
-        }
-    }
 }

@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 const MAX_REPEATS: i64 = 128;
 /// A sum of at most this many terms may be written out where it is read.
 const MAX_INLINED_TERMS: i64 = 8;
+/// Quotients and roots of rows longer than this are computed again.
+const MAX_KEPT_ROW: i64 = 256;
 /// Work on this few elements, free of other loops, is hoisted and never worth keeping.
 const MAX_HOISTED_ELEMS: i64 = 32;
 
@@ -47,7 +49,7 @@ pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>) -> Vec<bool> {
             || (is_structural(gnode.op.kind) && !is_inlined(walk, node, &demand, &readers))
             || (is_arithmetic(gnode.op.kind)
                 && (repeats(walk, gnode.results[0], &demand[gnode.results[0]])
-                    || (is_expensive(gnode.op.kind) && readers[gnode.results[0]].len() > 1)));
+                    || (is_worth_keeping(walk, node) && readers[gnode.results[0]].len() > 1)));
     }
     is_anchor
 }
@@ -103,6 +105,18 @@ fn is_expensive(kind: OpKind) -> bool {
         OpKind::Scalar(_) | OpKind::RandomBits => true,
         _ => false,
     }
+}
+
+/// True for expensive work that is dearer than storing and loading its result: of long rows, which leave the nearest cache,
+/// divisions and roots are not.
+fn is_worth_keeping(walk: &Walk<'_>, node: N) -> bool {
+    let gnode = &walk.graph.nodes[node];
+    let is_quick = matches!(
+        gnode.op.kind,
+        OpKind::Scalar(ScalarOp::Div | ScalarOp::Recip | ScalarOp::Sqrt | ScalarOp::Rsqrt)
+    );
+    let is_long = |class: &Class| walk.axes.extent(*class).as_const().is_some_and(|n| n > MAX_KEPT_ROW);
+    is_expensive(gnode.op.kind) && !(is_quick && walk.axes.of_value(gnode.results[0]).iter().any(is_long))
 }
 
 /// True if readers walk a loop that the value does not have, often enough that keeping it pays.

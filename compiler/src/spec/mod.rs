@@ -4,6 +4,7 @@
 //! Deliberately absent: reading files, values of dims and parameters (binding), and any choice of how to compute.
 
 mod body;
+mod derivative;
 mod forms;
 mod read;
 mod scope;
@@ -18,7 +19,7 @@ use read::{Entry, Errors};
 use scope::{Scope, checked_name, one_of};
 use stack::Stack;
 use std::collections::BTreeMap;
-use syntax::Function;
+use syntax::{Derived, Function};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -69,7 +70,12 @@ fn modules<'i>(source: &'i str, document: DeTable<'i>, errors: &mut Errors) -> M
             errors.add(key.span(), format!("`{name}` is the name of a loop body made for a stack")).help =
                 "choose another name".into();
         }
-        if let Some(function) = read::decode::<Function>(value, errors) {
+        let is_derived = value.get_ref().get("derivative").is_some();
+        if is_derived {
+            if let Some(derived) = read::decode::<Derived>(value, errors) {
+                derivative::add(&mut scope.module, &name, key.span(), &derived, errors);
+            }
+        } else if let Some(function) = read::decode::<Function>(value, errors) {
             add_function(source, &mut scope, &stacks, &name, key.span(), &function, errors);
         }
     }

@@ -379,6 +379,73 @@ pub struct Function {
     pub export: Option<bool>,
 }
 
+/// `[fn.NAME]` with `derivative`: the derivative of another function.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Derived {
+    /// Which.
+    pub derivative: DerivativeOf,
+    /// Results; all unless given.
+    pub outputs: Option<Spanned<Choice>>,
+    /// Whether users may call it.
+    pub export: Option<bool>,
+}
+
+/// What is differentiated, and how.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DerivativeOf {
+    /// The function, which is declared before.
+    pub of: Text,
+    /// What of it.
+    pub kind: Kind,
+    /// Its arguments with respect to which.
+    pub wrt: Vec<Text>,
+    /// Its results that have a cotangent, for a `vjp`; all floats unless given.
+    pub cotangents: Option<Spanned<Vec<Text>>>,
+    /// How loops are taken back.
+    pub loops: Option<LoopsChoice>,
+}
+
+/// Kinds of derivatives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Gradients of the only scalar result.
+    Grad,
+    /// The results and those gradients.
+    ValueAndGrad,
+    /// The results and the cotangents of arguments, from those of results.
+    Vjp,
+    /// The results and their tangents, from those of arguments.
+    Jvp,
+    /// The Hessian of the only scalar result times a vector.
+    Hvp,
+}
+
+/// How loops are taken back; see the op `vjp`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoopsChoice {
+    /// As the cost model says.
+    Auto,
+    /// Over iterates that the loop keeps.
+    Stash,
+    /// Over those of a second run.
+    Rerun,
+}
+
+impl LoopsChoice {
+    /// The word of the op's attribute.
+    pub fn name(self) -> &'static str {
+        match self {
+            LoopsChoice::Auto => "auto",
+            LoopsChoice::Stash => "stash",
+            LoopsChoice::Rerun => "rerun",
+        }
+    }
+}
+
 /// Parts of a stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -350,6 +350,9 @@ fn reassociate(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
                 true
             }
         });
+        // Rows of the result come first, as people write them: so it meets the same product computed for other readers.
+        labels
+            .sort_by_key(|label| outer.output.iter().position(|other| other == label).unwrap_or(usize::MAX));
         let first =
             Contraction { inputs: vec![joined, other.clone()], output: labels.clone(), dtype: outer.dtype };
         let mut second: Vec<char> = labels.iter().chain(&alone.0).copied().collect();

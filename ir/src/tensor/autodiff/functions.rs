@@ -6,40 +6,55 @@
 use crate::dtype::DType;
 use crate::scalar::Scalar;
 use crate::tensor::build::Builder;
-use crate::tensor::{Attr, Func, FuncId, Module, Op, OpKind, TensorType, ValueId};
+use crate::tensor::{Attr, Func, FuncId, Module, Op, OpKind, ValueId};
+
+/// Results that have a cotangent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Of {
+    /// All float results; each cotangent is an argument `ct.NAME`.
+    #[default]
+    AllFloats,
+    /// These.
+    Named(Vec<String>),
+    /// The only scalar one; its cotangent is the constant 1, and no argument.
+    OnlyScalar,
+}
 
 /// What to differentiate in reverse.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Reverse {
     /// Names of arguments whose gradients are wanted, in any order.
     pub wrt: Vec<String>,
-    /// Names of results that have a cotangent; the others' are 0.
-    pub of: Vec<String>,
-    /// Whether the only cotangent is the constant 1, of a scalar result, and no argument.
-    pub unit: bool,
+    /// Which results have a cotangent; the others' are 0.
+    pub of: Of,
     /// Whether the function's results are wanted too.
     pub values: bool,
     /// How loops are taken back; see the op `vjp`. Empty is `auto`.
     pub loops: String,
 }
 
-/// Appends `func`'s gradient: arguments, then `ct.NAME` of each of `of`; results `NAME` of all (with `values`), then `grad.NAME`
+/// Appends `func`'s gradient: arguments, then `ct.NAME` of results; results `NAME` of all (with `values`), then `grad.NAME`
 /// of each of `wrt`, both in the order of `func`.
 ///
-/// Errors: a name that is no argument or result, an argument or result that is no float.
+/// Errors: a name that is no argument or result, an argument or result that is no float; no scalar result, or several, for
+/// [`Of::OnlyScalar`].
 pub fn reverse(module: &mut Module, func: FuncId, ask: &Reverse) -> Result<FuncId, String> {
     let subject = module.func(func).clone();
     let wrt = argument_positions(&subject, &ask.wrt)?;
-    let of = result_positions(&subject, &ask.of)?;
+    let of = match &ask.of {
+        Of::AllFloats => (0..subject.outputs.len()).filter(|pos| is_float(&subject, *pos)).collect(),
+        Of::Named(names) => result_positions(&subject, names)?,
+        Of::OnlyScalar => vec![only_scalar(&subject)?],
+    };
     let suffix = if ask.values { "value_and_grad" } else { "grad" };
     let mut b = Builder::new(module, format!("{}_{suffix}", subject.name));
     let mut operands = arguments(&mut b, &subject)?;
     for pos in &of {
         let out = &subject.outputs[*pos];
         let ty = subject.ty(out.value).clone();
-        operands.push(match ask.unit {
-            true => one(&mut b, &ty)?,
-            false => b.fresh_input(&format!("ct.{}", out.name), ty)?,
+        operands.push(match ask.of {
+            Of::OnlyScalar => b.scalar(ty.dtype, Scalar::Float(1.0))?,
+            _ => b.fresh_input(&format!("ct.{}", out.name), ty)?,
         });
     }
     let loops = if ask.loops.is_empty() { "auto" } else { &ask.loops };
@@ -100,11 +115,23 @@ fn axes(positions: &[usize]) -> Attr {
     Attr::Axes(positions.iter().map(|pos| *pos as u32).collect())
 }
 
-fn one(b: &mut Builder<'_>, ty: &TensorType) -> Result<ValueId, String> {
-    if ty.rank() != 0 {
-        return Err(format!("expected a scalar result, whose cotangent is 1, found {ty}"));
+fn is_float(func: &Func, pos: usize) -> bool {
+    func.ty(func.outputs[pos].value).dtype.is_float()
+}
+
+fn only_scalar(func: &Func) -> Result<usize, String> {
+    let is_scalar = |pos: &usize| is_float(func, *pos) && func.ty(func.outputs[*pos].value).rank() == 0;
+    let scalars: Vec<usize> = (0..func.outputs.len()).filter(is_scalar).collect();
+    match scalars[..] {
+        [pos] => Ok(pos),
+        [] => {
+            Err(format!("@{} has no scalar result, whose cotangent would be 1: give cotangents", func.name))
+        }
+        _ => {
+            let list: Vec<&str> = scalars.iter().map(|pos| func.outputs[*pos].name.as_str()).collect();
+            Err(format!("@{} has several scalar results, {}: give cotangents", func.name, list.join(", ")))
+        }
     }
-    b.scalar(ty.dtype, Scalar::Float(1.0))
 }
 
 fn argument_positions(func: &Func, names: &[String]) -> Result<Vec<usize>, String> {
