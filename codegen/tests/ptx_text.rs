@@ -10,11 +10,20 @@ fn dump() {
     let mut funcs = vec![];
     let mut cur = String::new();
     for line in text.lines() {
-        if line.starts_with("kernel @") && !cur.trim().is_empty() { funcs.push(std::mem::take(&mut cur)); }
-        cur += line; cur += "\n";
+        if line.starts_with("kernel @") && !cur.trim().is_empty() {
+            funcs.push(std::mem::take(&mut cur));
+        }
+        cur += line;
+        cur += "\n";
     }
     funcs.push(cur);
-    let funcs: Vec<_> = funcs.iter().map(|t| match parse(t) { Ok(p) => p.func, Err(e) => panic!("{e:?}") }).collect();
+    let funcs: Vec<_> = funcs
+        .iter()
+        .map(|t| match parse(t) {
+            Ok(p) => p.func,
+            Err(e) => panic!("{e:?}"),
+        })
+        .collect();
     let opts = Options { listings: true, ..Default::default() };
     for _ in 0..3 {
         let t = std::time::Instant::now();

@@ -12,8 +12,8 @@ use melior::ir::attribute::{
 use melior::ir::operation::OperationBuilder;
 use melior::ir::r#type::IntegerType;
 use melior::ir::{
-    Attribute, Block, BlockLike, BlockRef, Identifier, Location, OperationRef, Region,
-    RegionLike, Type, Value, ValueLike,
+    Attribute, Block, BlockLike, BlockRef, Identifier, Location, OperationRef, Region, RegionLike, Type,
+    Value, ValueLike,
 };
 
 /// An SSA value.
@@ -125,6 +125,13 @@ impl<'c, 'm> Builder<'c, 'm> {
     pub(super) fn same(&mut self, name: &str, args: &[Ssa<'c, 'm>]) -> Ssa<'c, 'm> {
         let result = args[0].r#type();
         self.op(name, args, result)
+    }
+
+    /// A call of an LLVM intrinsic whose result has the type of its first operand.
+    pub(super) fn intrinsic(&mut self, name: &str, args: &[Ssa<'c, 'm>]) -> Ssa<'c, 'm> {
+        let attributes = [self.named("intrin", string(self.context, name))];
+        let result = args[0].r#type();
+        self.op_with("llvm.call_intrinsic", args, result, &attributes)
     }
 
     // ---- constants and integers -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ mod emit;
 mod hazard;
 mod lanes;
 mod layout;
+pub mod manifest;
 mod memory;
 mod module;
 mod regs;

@@ -102,9 +102,10 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
     fn float_op(&mut self, op: ScalarOp, dtype: DType, args: &[Ssa<'c, 'm>]) -> Option<Ssa<'c, 'm>> {
         let name = match op {
             ScalarOp::Neg => "arith.negf",
-            ScalarOp::Abs => "llvm.intr.fabs",
-            ScalarOp::Floor => "llvm.intr.floor",
-            ScalarOp::Sqrt => "llvm.intr.sqrt",
+            // MLIR would make calls of libdevice of its own operations for these.
+            ScalarOp::Abs => return Some(self.b.intrinsic("llvm.fabs", args)),
+            ScalarOp::Floor => return Some(self.b.intrinsic("llvm.floor", args)),
+            ScalarOp::Sqrt => return Some(self.b.intrinsic("llvm.sqrt", args)),
             ScalarOp::Add => "arith.addf",
             ScalarOp::Sub => "arith.subf",
             ScalarOp::Mul => "arith.mulf",

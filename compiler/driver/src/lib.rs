@@ -46,6 +46,10 @@ mod gradient;
 mod limits;
 mod options;
 pub mod pipeline;
+#[cfg(feature = "ptx")]
+mod ptx;
+#[cfg(feature = "ptx")]
+pub mod ptxas;
 pub mod schedule_report;
 mod signature;
 mod spec;
@@ -63,7 +67,11 @@ pub use error::{Error, Source};
 pub use function::Function;
 pub use gradient::{Cotangents, Gradient, Loops};
 pub use options::{Options, Stage};
+#[cfg(feature = "ptx")]
+pub use pipeline::compile_ptx;
 pub use pipeline::{Stages, compile, compile_object, compile_observed, lower};
+#[cfg(feature = "ptx")]
+pub use ptx::PtxModule;
 pub use signature::Signature;
 pub use spec::{Content, Spec, Syntax, Value};
 pub use stage_text::{schedule_of, stage_text};

@@ -15,7 +15,7 @@ use crate::target::Target;
 use birkhoff_codegen::cpu;
 use birkhoff_compiler::eqsat::{self, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
-use birkhoff_compiler::lower::price::Planner;
+use birkhoff_compiler::lower::price::{KernelCost, Planner};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::plan::{self, Program};
 use birkhoff_ir::tensor::verify::verify;
@@ -81,6 +81,17 @@ pub fn compile_observed(
                 Target::Cpu => {
                     Engine::Cpu(emit(program, options, &mut stages).map_err(|errors| spec.error(errors))?)
                 }
+                #[cfg(feature = "ptx")]
+                Target::PtxSim => {
+                    let simulated = crate::ptx::Simulated::new(program, options, &mut stages);
+                    Engine::PtxSim(simulated.map_err(|errors| spec.error(errors))?)
+                }
+                Target::Ptx | Target::Cuda => {
+                    let message = format!("the target `{}` only compiles; nothing runs it", options.target);
+                    return Err(Diagnostic::device(message)
+                        .help("run `ptx-sim`, or a target of this machine")
+                        .into());
+                }
                 _ => Engine::Kernels(program),
             };
             (signature, engine)
@@ -104,6 +115,22 @@ pub fn compile_object(
     observe(Stage::Asm);
     let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
     cpu::object(&program).map_err(|errors| spec.error(errors))
+}
+
+/// Compiles a spec to PTX, with its manifest.
+///
+/// Errors: as [`compile`].
+#[cfg(feature = "ptx")]
+pub fn compile_ptx(
+    spec: &Spec,
+    options: &Options,
+    observe: &mut dyn FnMut(Stage),
+) -> Result<crate::ptx::PtxModule, Error> {
+    let options = Options { target: Target::Ptx, ..options.clone() };
+    let mut stages = lower(spec, &options, Stage::Plan, observe)?;
+    observe(Stage::Ptx);
+    let program = stages.program.take().ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
+    crate::ptx::compile(&program, &options, &mut stages).map_err(|errors| spec.error(errors))
 }
 
 /// Runs the stages up to `until`, as far as the spec's level allows.
@@ -153,7 +180,7 @@ pub fn lower(
 
     observe(Stage::Eqsat);
     let start = Instant::now();
-    let planner = Planner::default();
+    let planner = Planner::new(cost_of(options.target));
     let optimized = saturate(&bound, func, options, &planner).map_err(fail)?;
     stages.timings.push(("eqsat", start.elapsed()));
     let (module, func) = (optimized.module.clone(), optimized.func);
@@ -175,6 +202,11 @@ pub fn lower(
     stages.timings.push(("schedule", start.elapsed()));
     stages.program = Some(program);
     Ok(stages)
+}
+
+/// What programs cost on a target.
+fn cost_of(target: Target) -> KernelCost {
+    if target.is_gpu() { KernelCost::gpu() } else { KernelCost::default() }
 }
 
 fn saturate(

@@ -138,6 +138,12 @@ pub struct InspectArgs {
     /// The stage to print
     #[arg(long, value_parser = stage_parser())]
     pub stage: Stage,
+    /// The target that kernels are scheduled for
+    #[arg(long, default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::Ptx]))]
+    pub target: Target,
+    /// The GPU architecture, for mlir, llvm and ptx
+    #[arg(long, value_name = "sm_NN")]
+    pub arch: Option<String>,
     /// Print the difference from this stage to that one
     #[arg(long, value_name = "STAGE", value_parser = stage_parser())]
     pub diff: Option<Stage>,
