@@ -472,7 +472,9 @@ impl KernelLowering<'_, '_> {
             let reads = tile_reads(self.cx, *node);
             reads.iter().any(|value| self.reads.contains(value) && classes(*value).contains(&tile_class))
         });
-        let full = (!writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
+        // Threads beyond the last place stand idle, and may not read what nothing has written.
+        let is_vector = self.cx.target.lanes == LaneKind::Vector;
+        let full = (is_vector && !writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
         (width as u32, full)
     }
 
