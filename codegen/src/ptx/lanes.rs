@@ -9,7 +9,7 @@
 use super::build::{Builder, IntCompare, Ssa};
 use super::emit::{Emitter, Val};
 use super::hazard::{LaneFacts, Threads, meet_each_other, scratch_accesses};
-use super::layout::{SCRATCH_BATCH, SCRATCH_ELEM_BYTES};
+use super::layout::SCRATCH_BATCH;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
@@ -403,11 +403,10 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         self.meet(&[write]);
         let byte = self.b.int(8);
         let lane = self.lane(width);
-        let slot_bytes = self.b.i64(SCRATCH_ELEM_BYTES as i64);
+        let elem_bytes = self.layout.scratch_elem_bytes as i64;
+        let slot_bytes = self.b.i64(elem_bytes);
         let lane_bytes = self.b.mul(lane, slot_bytes);
-        let row = |idx: usize, lane: u32| {
-            (idx as i64 * i64::from(width) + i64::from(lane)) * SCRATCH_ELEM_BYTES as i64
-        };
+        let row = |idx: usize, lane: u32| (idx as i64 * i64::from(width) + i64::from(lane)) * elem_bytes;
         let own = self.b.offset(scratch, byte, lane_bytes);
         for (idx, (reduction, total)) in batch.iter().zip(totals.iter()).enumerate() {
             let (offset, total) = (self.b.i64(row(idx, 0)), *total);

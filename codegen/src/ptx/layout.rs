@@ -12,8 +12,6 @@ pub(super) const ALIGN_BYTES: u64 = 16;
 pub const MAX_SHARED_BYTES: u64 = 48 * 1024;
 /// Lane reductions that go through shared memory together.
 pub(super) const SCRATCH_BATCH: usize = 8;
-/// Bytes of a partial result there.
-pub(super) const SCRATCH_ELEM_BYTES: u64 = 8;
 
 /// The shared memory of one kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +20,8 @@ pub(super) struct Layout {
     pub(super) offsets: Vec<Option<u64>>,
     /// Of the memory for lane reductions, if there are any across warps.
     pub(super) scratch: Option<u64>,
+    /// Bytes of a partial result there.
+    pub(super) scratch_elem_bytes: u64,
     /// Bytes in all.
     pub(super) total_bytes: u64,
 }
@@ -50,15 +50,17 @@ pub(super) fn layout(func: &Func) -> Result<Layout, Diagnostic> {
     }
     let width = widest_lanes(&func.body, true);
     let scratch = (width > WARP).then_some(total);
+    let targets = func.locals.iter().map(|local| local.dtype.compute().size_bytes());
+    let scratch_elem_bytes = targets.max().unwrap_or(4).max(4);
     if scratch.is_some() {
-        total = total.saturating_add(SCRATCH_BATCH as u64 * u64::from(width) * SCRATCH_ELEM_BYTES);
+        total = total.saturating_add(SCRATCH_BATCH as u64 * u64::from(width) * scratch_elem_bytes);
     }
     if total > MAX_SHARED_BYTES {
         let what =
             format!("a tile that keeps {total} bytes in shared memory, where a block has {MAX_SHARED_BYTES}");
         return Err(super::unsupported(func, &what));
     }
-    Ok(Layout { offsets, scratch, total_bytes: total })
+    Ok(Layout { offsets, scratch, scratch_elem_bytes, total_bytes: total })
 }
 
 /// The width of the widest lane loop in `block`, 1 if there is none; of those that accumulate, if so asked.

@@ -474,7 +474,8 @@ impl KernelLowering<'_, '_> {
         });
         // Threads beyond the last place stand idle, and may not read what nothing has written.
         let is_vector = self.cx.target.lanes == LaneKind::Vector;
-        let full = (is_vector && !writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
+        let full =
+            (is_vector && !writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
         (width as u32, full)
     }
 
