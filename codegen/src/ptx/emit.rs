@@ -3,11 +3,12 @@
 //! In: a verified [`kernel::Func`]. Out: an `llvm.func` in a `gpu.module`. One block of threads computes a tile after the other;
 //! all threads run what is outside lane loops, and a lane of a chunk is a thread. See the module's text for the mapping.
 
+use super::Limits;
 use super::build::{Builder, IntCompare, Ssa};
 use super::hazard::{Access, Pending};
 use super::lanes::Lanes;
+use super::layout::{ALIGN_BYTES, Layout};
 use super::regs::RegArray;
-use super::{Limits, layout::Layout};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
@@ -36,6 +37,8 @@ pub(super) struct Emitter<'a, 'c, 'm> {
     sizes: BTreeMap<Sym, Ssa<'c, 'm>>,
     /// The first byte of shared memory, if the kernel has any.
     pub(super) shared: Option<Ssa<'c, 'm>>,
+    /// The first bytes of the arrays in the workspace.
+    pub(super) workspace: Vec<Ssa<'c, 'm>>,
     /// This thread's number in the block.
     pub(super) thread: Ssa<'c, 'm>,
     /// True in the first thread.
@@ -73,7 +76,8 @@ pub(super) fn emit(
     let zero = builder.i64(0);
     let is_first = builder.cmpi(IntCompare::Eq, thread, zero);
     let shared = shared.map(|symbol| builder.address_of(&symbol));
-    let (params, sizes) = args.split_at(func.params.len());
+    let (params, rest) = args.split_at(func.params.len());
+    let (sizes, workspace) = rest.split_at(func.sizes.len());
     let mut emitter = Emitter {
         func,
         b: builder,
@@ -82,6 +86,7 @@ pub(super) fn emit(
         params: params.to_vec(),
         sizes: func.sizes.iter().cloned().zip(sizes.iter().copied()).collect(),
         shared,
+        workspace: vec![],
         thread,
         is_first,
         values: vec![None; func.vars.len()],
@@ -90,6 +95,9 @@ pub(super) fn emit(
         lanes: None,
         pending: Some(Pending::default()),
     };
+    if let Some(workspace) = workspace.first() {
+        emitter.place_workspace(*workspace);
+    }
     emitter.tiles()?;
     emitter.b.end();
     Ok(())
@@ -104,6 +112,25 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     /// Something this back end cannot do.
     pub(super) fn unsupported(&self, what: &str) -> Diagnostic {
         super::unsupported(self.func, what)
+    }
+
+    /// Finds this block's part of the workspace, and the arrays in it.
+    fn place_workspace(&mut self, all: Ssa<'c, 'm>) {
+        let (byte, block) = (self.b.int(8), self.b.block_id());
+        let mut offsets = vec![];
+        let mut total = self.b.i64(0);
+        for dim in &self.layout.workspace {
+            offsets.push(total);
+            let (bytes, zero) = (self.dim(dim), self.b.i64(0));
+            let bytes = self.b.same("arith.maxsi", &[bytes, zero]);
+            let (up, mask) = (self.b.i64(ALIGN_BYTES as i64 - 1), self.b.i64(-(ALIGN_BYTES as i64)));
+            let padded = self.b.add(bytes, up);
+            let padded = self.b.and(padded, mask);
+            total = self.b.add(total, padded);
+        }
+        let skipped = self.b.mul(block, total);
+        let own = self.b.offset(all, byte, skipped);
+        self.workspace = offsets.into_iter().map(|offset| self.b.offset(own, byte, offset)).collect();
     }
 
     /// Walks the tiles of this block: its own, and every so many as there are blocks after that.

@@ -67,7 +67,7 @@ pub struct KernelEntry {
     pub name: String,
     /// Its entry in the PTX.
     pub entry: String,
-    /// Parameters in order: pointers to global memory, then sizes as 64-bit integers.
+    /// Parameters in order: pointers to global memory, sizes as 64-bit integers, the workspace.
     pub params: Vec<ParamEntry>,
     /// Batch axes, outermost first.
     pub grid: Vec<AxisEntry>,
@@ -77,6 +77,8 @@ pub struct KernelEntry {
     pub block: [u32; 3],
     /// Static shared memory of a block, in bytes.
     pub shared_bytes: u64,
+    /// Bytes of the workspace that each block needs: the sum of these, each rounded up to a multiple of 16.
+    pub workspace_bytes: Vec<String>,
     /// Bytes that one launch moves.
     pub bytes: ByteEntry,
 }
@@ -86,7 +88,7 @@ pub struct KernelEntry {
 pub struct ParamEntry {
     /// Its name.
     pub name: String,
-    /// `pointer` or `size`.
+    /// `pointer`, `size`, or `workspace`: a pointer to the memory of all blocks, whose contents do not matter.
     pub kind: String,
     /// Storage type; `i64` for a size.
     pub dtype: String,
@@ -228,6 +230,14 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
         access: "read".to_string(),
         align_bytes: 8,
     });
+    let workspace = (!info.workspace.is_empty()).then(|| ParamEntry {
+        name: "workspace".to_string(),
+        kind: "workspace".to_string(),
+        dtype: "bool".to_string(),
+        shape: vec![],
+        access: "read_write".to_string(),
+        align_bytes: 16,
+    });
     let grid = func.grid.iter().map(|axis| AxisEntry {
         name: axis.name.to_string(),
         extent: axis.extent.to_string(),
@@ -239,11 +249,12 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
     KernelEntry {
         name: func.name.to_string(),
         entry: info.entry.clone(),
-        params: arrays.chain(sizes).collect(),
+        params: arrays.chain(sizes).chain(workspace).collect(),
         grid: grid.collect(),
         blocks: if blocks.is_empty() { "1".to_string() } else { blocks.join(" * ") },
         block: [info.threads, 1, 1],
         shared_bytes: info.shared_bytes,
+        workspace_bytes: shape(&info.workspace),
         bytes: ByteEntry { edge: moved.edge_bytes(), issued: moved.issued_bytes() },
     }
 }

@@ -6,6 +6,7 @@
 use super::build::{Builder, Ssa};
 use super::emit::{Emitter, Val};
 use super::hazard::Access;
+use super::layout::Home;
 use super::regs::Slot;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
@@ -130,13 +131,11 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     fn base(&mut self, mem: Mem) -> Result<Ssa<'c, 'm>, Diagnostic> {
         match mem {
             Mem::Param(id) => Ok(self.params[id.0 as usize]),
-            Mem::Local(id) => {
-                let offset = self.layout.offsets.get(id.0 as usize).copied().flatten();
-                match (offset, self.shared) {
-                    (Some(offset), Some(shared)) => Ok(self.in_shared(shared, offset)),
-                    _ => Err(self.broken("tile memory has no place")),
-                }
-            }
+            Mem::Local(id) => match (self.layout.homes.get(id.0 as usize), self.shared) {
+                (Some(Home::Shared(offset)), Some(shared)) => Ok(self.in_shared(shared, *offset)),
+                (Some(Home::Workspace(idx)), _) if *idx < self.workspace.len() => Ok(self.workspace[*idx]),
+                _ => Err(self.broken("tile memory has no place")),
+            },
         }
     }
 

@@ -5,12 +5,12 @@
 //! **Mapping.** A block of threads computes one tile, and further ones if the grid is smaller than the tiles are many; tiles are
 //! numbered in 64 bits. The block has as many threads as the widest lane loop has lanes. A lane of a chunk is a thread; what is
 //! outside lane loops is computed by all threads alike, and stored by the first. Register arrays are registers of each thread,
-//! tile memory is shared memory. Threads meet at a barrier wherever one could touch what another has written, or write what
+//! tile memory is shared memory, or where that is too small, a workspace in global memory. Threads meet at a barrier wherever one could touch what another has written, or write what
 //! another has read, since the last barrier ([`hazard`]), and nowhere else. Lane reductions combine by halves, across warps
 //! through shared memory and within them by shuffles: results are those of the kernel evaluator to the bit.
 //!
 //! **Parameters** of an entry: pointers to global memory, one per parameter of the kernel and in its order, then run-time sizes
-//! as 64-bit integers.
+//! as 64-bit integers, then the workspace if the kernel needs one.
 //!
 //! `emit` walks statements, `lanes` maps lane loops, `hazard` places barriers, `regs` and `memory` reach elements, `scalar` names
 //! operations, `layout` lays out shared memory, `build` appends MLIR, `translate` is the way from there to PTX.
@@ -103,9 +103,21 @@ pub struct KernelInfo {
     pub threads: u32,
     /// Shared memory of a block, all static, in bytes.
     pub shared_bytes: u64,
+    /// Bytes of the workspace that each block needs: the sum of these, each rounded up to a multiple of 16. If there are any, a
+    /// pointer to the memory of all blocks together comes after the run-time sizes.
+    pub workspace: Vec<Dim>,
     /// Extent and tile of each batch axis. There is a tile for each combination of `ceil(extent / tile)` along every axis, and
     /// any number of blocks along x from 1 on computes them all.
     pub grid: Vec<(Dim, u32)>,
+}
+
+/// What one launch takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaunchSize {
+    /// Blocks along x; 0 if there is nothing to compute.
+    pub blocks: u32,
+    /// Bytes of the workspace, whose contents do not matter.
+    pub workspace_bytes: u64,
 }
 
 /// What emission may count on.

@@ -44,7 +44,7 @@ pub fn compile(kernels: &[Func], options: &Options) -> Result<Image, Diagnostics
 
 /// How a kernel is launched, and its shared memory.
 fn plan(func: &Func) -> Result<(KernelInfo, Layout), Diagnostic> {
-    let layout = layout(func)?;
+    let layout = layout(func);
     let threads = widest_lanes(&func.body, false).max(WARP);
     if threads > MAX_THREADS {
         return Err(super::unsupported(
@@ -55,7 +55,8 @@ fn plan(func: &Func) -> Result<(KernelInfo, Layout), Diagnostic> {
     let info = KernelInfo {
         entry: func.name.to_string(),
         threads,
-        shared_bytes: layout.total_bytes,
+        shared_bytes: layout.shared_bytes,
+        workspace: layout.workspace.clone(),
         grid: func.grid.iter().map(|axis| (axis.extent.clone(), axis.tile)).collect(),
     };
     Ok((info, layout))
@@ -116,8 +117,9 @@ fn function<'c, 'm>(
     let location = Location::unknown(context);
     let pointer = melior::dialect::llvm::r#type::pointer(context, GLOBAL);
     let size: Type<'c> = IntegerType::new(context, 64).into();
-    let types: Vec<Type<'c>> =
-        func.params.iter().map(|_| pointer).chain(func.sizes.iter().map(|_| size)).collect();
+    let workspace = (!info.workspace.is_empty()).then_some(pointer);
+    let sizes = func.sizes.iter().map(|_| size);
+    let types: Vec<Type<'c>> = func.params.iter().map(|_| pointer).chain(sizes).chain(workspace).collect();
     let void = melior::dialect::llvm::r#type::void(context);
     let signature = melior::dialect::llvm::r#type::function(void, &types, false);
     let named = |name: &str, attribute: Attribute<'c>| (Identifier::new(context, name), attribute);
@@ -130,7 +132,7 @@ fn function<'c, 'm>(
         named("function_type", TypeAttribute::new(signature).into()),
         named("nvvm.kernel", Attribute::unit(context)),
         named("nvvm.reqntid", parsed(&format!("array<i32: {}>", info.threads))?),
-        named("arg_attrs", parsed(&argument_attributes(func))?),
+        named("arg_attrs", parsed(&argument_attributes(func, info))?),
     ];
     let region = Region::new();
     let arguments: Vec<(Type<'c>, Location<'c>)> = types.iter().map(|ty| (*ty, location)).collect();
@@ -155,7 +157,7 @@ fn function<'c, 'm>(
 }
 
 /// What is known of each argument: no two parameters overlap, and most are only read or only written.
-fn argument_attributes(func: &Func) -> String {
+fn argument_attributes(func: &Func, info: &KernelInfo) -> String {
     let params = func.params.iter().map(|param| {
         let align = param.dtype.size_bytes();
         let access = match param.access {
@@ -166,5 +168,7 @@ fn argument_attributes(func: &Func) -> String {
         format!("{{llvm.noalias, llvm.align = {align} : i64{access}}}")
     });
     let sizes = func.sizes.iter().map(|_| "{}".to_string());
-    format!("[{}]", params.chain(sizes).collect::<Vec<_>>().join(", "))
+    let workspace = format!("{{llvm.noalias, llvm.align = {ALIGN_BYTES} : i64}}");
+    let workspace = (!info.workspace.is_empty()).then_some(workspace);
+    format!("[{}]", params.chain(sizes).chain(workspace).collect::<Vec<_>>().join(", "))
 }

@@ -9,14 +9,11 @@ use crate::pipeline::Stages;
 use birkhoff_codegen::ptx::{self, Arch, Image, manifest};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::dim::{Dim, SizeEnv};
-use birkhoff_ir::kernel::abi::n_tiles;
 use birkhoff_ir::plan::{self, BufferKind, Program, Step};
 use birkhoff_runtime::View;
 use birkhoff_runtime::ptx_sim::{Arg, BufferId, Launch, Memory, Module};
+use std::collections::BTreeMap;
 use std::time::Instant;
-
-/// Most blocks of one launch: a kernel walks further tiles itself.
-const MAX_BLOCKS: i64 = i32::MAX as i64;
 
 /// A compiled function as PTX.
 #[derive(Clone, Debug)]
@@ -95,6 +92,7 @@ impl Simulated {
             sizes: sizes.clone(),
             memory: Memory::new(),
             homes: vec![],
+            workspaces: BTreeMap::new(),
             n_launches: 0,
         };
         let mut given = inputs.iter();
@@ -141,6 +139,8 @@ struct Machine<'s> {
     memory: Memory,
     /// The memory of each buffer. Swaps change it.
     homes: Vec<BufferId>,
+    /// The workspace of a kernel that needs so many bytes.
+    workspaces: BTreeMap<(usize, u64), BufferId>,
     n_launches: u64,
 }
 
@@ -171,9 +171,10 @@ impl Machine<'_> {
         let func = self.simulated.program.kernels.get(kernel).ok_or_else(broken)?;
         let info = self.simulated.image.kernels.get(kernel).ok_or_else(broken)?;
         self.n_launches += 1;
-        let tiles = n_tiles(func, &self.sizes)
+        let size = info
+            .launch_size(func, &self.sizes)
             .map_err(|error| Diagnostic::input(Default::default(), error.to_string()))?;
-        if tiles == 0 {
+        if size.blocks == 0 {
             return Ok(());
         }
         let mut packed = vec![];
@@ -185,11 +186,18 @@ impl Machine<'_> {
         for name in &func.sizes {
             packed.push(Arg::U64(self.dim(&Dim::sym(name.clone()))? as u64));
         }
-        let launch = Launch {
-            grid: [tiles.min(MAX_BLOCKS) as u32, 1, 1],
-            block: [info.threads, 1, 1],
-            dynamic_shared_bytes: 0,
-        };
+        if !info.workspace.is_empty() {
+            let name = format!("workspace of {}", info.entry);
+            let key = (kernel, size.workspace_bytes);
+            let workspace = match self.workspaces.get(&key) {
+                Some(workspace) => *workspace,
+                None => self.memory.add_uninitialized(&name, size.workspace_bytes as usize)?,
+            };
+            self.workspaces.insert(key, workspace);
+            packed.push(Arg::Buffer(workspace));
+        }
+        let launch =
+            Launch { grid: [size.blocks, 1, 1], block: [info.threads, 1, 1], dynamic_shared_bytes: 0 };
         self.simulated.module.entry(&info.entry)?.run(&launch, &packed, &mut self.memory)?;
         Ok(())
     }
