@@ -95,16 +95,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let scope = self.scope.clone();
         let plan = self.lane_plan(inner, width, &scope);
         let (start, end) = (self.index(&inner.start)?, self.index(&inner.end)?);
-        let chunks = if plan.facts.lane_arrays.is_empty() {
-            None
-        } else {
-            let (Val::Const(start), Val::Const(end)) = (start, end) else {
-                return Err(self.unsupported(
-                    "a register array indexed by lanes whose number is known only at run time",
-                ));
-            };
-            Some(start.as_i64()..end.as_i64().max(start.as_i64()))
-        };
+        let chunks = self.unrolled_chunks(&plan, start, end)?;
         self.scope.enter(inner.var, width);
         let is_narrow = width < self.limits.threads;
         let guard = is_narrow.then(|| {
@@ -136,6 +127,29 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         result
     }
 
+    /// The values of the loop variable that chunks are unrolled for, if registers are indexed by it: up to the end, or as far as
+    /// the registers go if that is known only at run time.
+    fn unrolled_chunks(
+        &self,
+        plan: &LanePlan,
+        start: Val<'c, 'm>,
+        end: Val<'c, 'm>,
+    ) -> Result<Option<std::ops::Range<i64>>, Diagnostic> {
+        let arrays = plan.facts.lane_arrays.iter().map(|id| &self.func.locals[id.0 as usize]);
+        let extents = arrays.filter_map(|local| {
+            let (axis, _) = local.lane_axis?;
+            local.shape.get(axis as usize)?.as_const()
+        });
+        let Some(most) = extents.min() else { return Ok(None) };
+        match (start, end) {
+            (Val::Const(start), Val::Const(end)) => Ok(Some(start.as_i64()..end.as_i64().max(start.as_i64()))),
+            (Val::Const(start), Val::Ssa(_)) if !plan.together => Ok(Some(start.as_i64()..most)),
+            _ => Err(self.unsupported(
+                "a reduction over lanes whose number is known only at run time, beside registers that they index",
+            )),
+        }
+    }
+
     /// The number of this thread's lane; threads beyond the lanes go along with those.
     fn lane(&mut self, width: u32) -> Ssa<'c, 'm> {
         if width >= self.limits.threads {
@@ -162,17 +176,17 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let step = i64::from(width);
         let lane = self.lane(width);
         if let Some(range) = chunks {
-            let end = range.end;
+            let known = if let Val::Const(end) = end { Some(end.as_i64()) } else { None };
+            let end = self.ssa(end, DType::I64);
             for base in range.step_by(width as usize) {
                 self.set_chunk(Some(base));
                 let first = self.b.i64(base);
                 let var = self.b.add(first, lane);
                 self.bind(inner.var, Val::Ssa(var));
-                if base + step <= end {
+                if known.is_some_and(|end| base + step <= end) {
                     self.block(&inner.body)?;
                     continue;
                 }
-                let end = self.b.i64(end);
                 let inside = self.b.cmpi(IntCompare::Slt, var, end);
                 Builder::conditional(self, |this| &mut this.b, inside, |this| this.block(&inner.body))?;
             }
@@ -475,7 +489,13 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let dtype = self.func.mem_dtype(mem).compute();
         let args = args.iter().map(|arg| self.var(*arg)).collect::<Result<Vec<_>, _>>()?;
         let accumulate = |this: &mut Self, before: Ssa<'c, 'm>| match (op, args.as_slice()) {
-            (AccumOp::MulAdd, [a, b]) => Ok(this.b.same("llvm.intr.fma", &[*a, *b, before])),
+            (AccumOp::MulAdd, [a, b]) if dtype.is_float() => {
+                Ok(this.b.same("llvm.intr.fma", &[*a, *b, before]))
+            }
+            (AccumOp::MulAdd, [a, b]) => {
+                let product = this.b.mul(*a, *b);
+                Ok(this.b.add(before, product))
+            }
             (_, [a]) => this.combine(op.combine(), dtype, before, *a),
             _ => Err(this.broken("an accumulation has the wrong number of values")),
         };
