@@ -1,7 +1,7 @@
 //! NVIDIA's assembler, where it is found: what a kernel takes of a GPU.
 //!
 //! In: PTX and an architecture. Out: registers, spills and shared memory of every entry; or what `ptxas` complains about. It is
-//! looked for in `BIRKHOFF_PTXAS`, in `PATH`, and in the wheel `nvidia-cuda-nvcc-cu12` of the Python in use.
+//! looked for in `PTXAS`, in `PATH`, and in the wheel `nvidia-cuda-nvcc-cu12` of the Python in use.
 
 use birkhoff_ir::diag::Diagnostic;
 use serde::Serialize;
@@ -26,7 +26,7 @@ pub struct Usage {
 
 /// Where `ptxas` is, if it is anywhere.
 pub fn find() -> Option<PathBuf> {
-    let named = std::env::var_os("BIRKHOFF_PTXAS").map(PathBuf::from);
+    let named = std::env::var_os("PTXAS").map(PathBuf::from);
     let in_path = std::env::var_os("PATH");
     let in_path = in_path.iter().flat_map(std::env::split_paths).map(|folder| folder.join("ptxas"));
     if let Some(found) = named.into_iter().chain(in_path).find(|path| path.is_file()) {

@@ -45,7 +45,8 @@ Examples:
 const COMPILE_EXAMPLES: &str = "\
 Examples:
   birkhoff compile examples/mhc_layer.toml --target cpu -o kernels
-  birkhoff compile examples/mhc_layer.toml --fn pre --dim C=1280 -o kernels";
+  birkhoff compile examples/mhc_layer.toml --fn pre --dim C=1280 -o kernels
+  birkhoff compile examples/mhc_layer.toml --target ptx --arch sm_90 --grad x,phi -o kernels";
 
 /// The commands.
 #[derive(Subcommand)]
@@ -53,7 +54,7 @@ pub enum Command {
     /// Run a function on data from a file, or on random data.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
-    /// Write a function's kernels as objects with a C header and a manifest.
+    /// Write a function's kernels as objects with a C header, or as PTX, and a manifest.
     #[command(after_help = COMPILE_EXAMPLES)]
     Compile(CompileArgs),
     /// Print a function at one stage of its compilation.
