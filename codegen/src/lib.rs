@@ -5,3 +5,5 @@
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(feature = "ptx")]
+pub mod ptx;

@@ -87,3 +87,15 @@ fn golden_outputs_on_the_cpu_in_f64() {
 fn golden_gradients_with_loops_run_again() {
     check_all(Target::Cpu, None, Loops::Rerun);
 }
+
+#[cfg(feature = "ptx")]
+#[test]
+fn golden_outputs_on_the_simulated_gpu() {
+    check_all(Target::PtxSim, None, Loops::Auto);
+}
+
+#[cfg(feature = "ptx")]
+#[test]
+fn golden_outputs_on_the_simulated_gpu_in_f64() {
+    check_all(Target::PtxSim, Some(DType::F64), Loops::Auto);
+}

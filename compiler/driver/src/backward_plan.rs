@@ -5,13 +5,12 @@
 
 use crate::gradient::Loops;
 use crate::options::Options;
+use crate::pipeline::cost_of;
 use crate::signature::Signature;
 use crate::target::Target;
 use birkhoff_compiler::cost::{bytes_of, default_sizes};
 use birkhoff_compiler::lower::loops::on_chip;
 use birkhoff_compiler::lower::lower;
-use birkhoff_compiler::lower::price::KernelCost;
-use birkhoff_compiler::schedule::Target as Machine;
 use birkhoff_compiler::split::{self, Parts, Split, split};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::SizeEnv;
@@ -154,7 +153,7 @@ pub(crate) fn plan(
     let chip = match options.target {
         // Evaluators keep nothing on chip, and run what has no kernels.
         Target::Eval => vec![true; module.func(func).nodes.len()],
-        _ => on_chip(module, func, &Machine::default()),
+        target => on_chip(module, func, &cost_of(target).target),
     };
     let mut sizes = default_sizes(module);
     sizes.extend(given.iter().map(|(name, size)| (name.clone(), *size)));
@@ -186,10 +185,10 @@ fn assess(halves: &Split, sizes: &SizeEnv, options: &Options) -> Result<(f64, Ba
         let gradient_bytes = signature.outputs.iter().map(|(_, ty)| bytes_of(ty, sizes) as u64).sum();
         return Ok((0.0, BackwardMemory { saved_bytes, gradient_bytes, ..BackwardMemory::default() }));
     }
-    let machine = Machine::default();
+    let cost = cost_of(options.target);
+    let machine = cost.target;
     let forward = lower(&halves.forward.0, halves.forward.1, &machine)?;
     let backward = lower(&halves.backward.0, halves.backward.1, &machine)?;
-    let cost = KernelCost::default();
     let price = |program: &Program| cost.program(program, sizes).map_or(f64::INFINITY, |cost| cost.total);
     let n_threads = options.pool.as_ref().map_or(1, |pool| pool.n_threads());
     let memory = memory_of(&backward, saved_bytes, sizes, n_threads)?;

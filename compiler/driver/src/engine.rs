@@ -24,6 +24,9 @@ pub(crate) enum Engine {
     Kernels(Program),
     /// Machine code in this process.
     Cpu(Executable),
+    /// PTX on the simulated device.
+    #[cfg(feature = "ptx")]
+    PtxSim(crate::ptx::Simulated),
 }
 
 /// Machine code made by Cranelift, as the runtime wants it.
@@ -57,6 +60,8 @@ impl Engine {
             Engine::Kernels(program) => run_kernels(program, inputs, &sizes)?,
             Engine::Tensor(module, func) => (run_tensors(module, *func, inputs, &sizes)?, 0),
             Engine::Cpu(_) => (vec![], 0),
+            #[cfg(feature = "ptx")]
+            Engine::PtxSim(simulated) => simulated.run(inputs, &sizes)?,
         };
         for (view, values) in outputs.iter_mut().zip(results) {
             fill(view, values.into_iter())?;
@@ -139,7 +144,7 @@ fn check_types(
     Diagnostics(errors).into_result(())
 }
 
-type Results = Vec<Vec<Scalar>>;
+pub(crate) type Results = Vec<Vec<Scalar>>;
 
 fn run_kernels(
     program: &Program,

@@ -101,6 +101,8 @@ impl Function {
             Engine::Tensor(..) => None,
             Engine::Kernels(program) => Some(program),
             Engine::Cpu(executable) => Some(executable.program()),
+            #[cfg(feature = "ptx")]
+            Engine::PtxSim(simulated) => Some(simulated.program()),
         }
     }
 

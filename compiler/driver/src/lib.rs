@@ -51,6 +51,10 @@ mod limits;
 mod loop_choice;
 mod options;
 pub mod pipeline;
+#[cfg(feature = "ptx")]
+mod ptx;
+#[cfg(feature = "ptx")]
+pub mod ptxas;
 pub mod schedule_report;
 mod signature;
 mod spec;
@@ -71,7 +75,11 @@ pub use function::Function;
 pub use gradient::{Cotangents, Gradient, Loops};
 pub use loop_choice::{LoopChoice, LoopReport};
 pub use options::{Options, Stage};
+#[cfg(feature = "ptx")]
+pub use pipeline::compile_ptx;
 pub use pipeline::{Stages, compile, compile_object, compile_observed, lower};
+#[cfg(feature = "ptx")]
+pub use ptx::PtxModule;
 pub use signature::Signature;
 pub use spec::{Content, Spec, Syntax, Value};
 pub use stage_text::{schedule_of, stage_text};

@@ -63,9 +63,9 @@ pub(crate) fn with_reruns(module: &Module) -> Module {
     module
 }
 
-/// What a plan costs, by the cost model, at default sizes.
-pub(crate) fn price(module: &Module, program: &Program) -> f64 {
-    KernelCost::default().program(program, &default_sizes(module)).map_or(f64::INFINITY, |cost| cost.total)
+/// What a plan costs, by a cost model, at default sizes.
+pub(crate) fn price(module: &Module, program: &Program, cost: &KernelCost) -> f64 {
+    cost.program(program, &default_sizes(module)).map_or(f64::INFINITY, |cost| cost.total)
 }
 
 impl LoopReport {

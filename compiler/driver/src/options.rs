@@ -9,6 +9,8 @@ use birkhoff_runtime::Pool;
 pub struct Options {
     /// Who runs the result.
     pub target: Target,
+    /// The GPU architecture, such as `sm_90`; without this, the oldest that is supported, whose code newer GPUs run.
+    pub arch: Option<String>,
     /// Which rewrites are allowed.
     pub math: Math,
     /// The threads it runs on; without this, a pool of its own with one thread per core.
@@ -23,6 +25,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             target: Target::Cpu,
+            arch: None,
             math: Math::Default,
             pool: None,
             verify: cfg!(debug_assertions),
@@ -94,6 +97,11 @@ impl Stage {
     /// The stage of that name.
     pub fn from_name(name: &str) -> Option<Stage> {
         Stage::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
+    /// True for the stages on the way from kernels to PTX.
+    pub fn is_of_ptx(self) -> bool {
+        matches!(self, Stage::Mlir | Stage::Llvm | Stage::Ptx)
     }
 
     /// What is being done to reach it, for a progress line.

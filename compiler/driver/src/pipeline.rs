@@ -18,8 +18,7 @@ use birkhoff_compiler::eqsat::{self, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
 use birkhoff_compiler::lower::loops::reversed_loops;
 use birkhoff_compiler::lower::lower as schedule;
-use birkhoff_compiler::lower::price::Planner;
-use birkhoff_compiler::schedule::Target as Machine;
+use birkhoff_compiler::lower::price::{KernelCost, Planner};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::{self, Program};
@@ -84,18 +83,27 @@ pub fn compile_observed(
                 None => of_program,
             };
             observe(Stage::Asm);
-            let engine = match options.target {
-                Target::Cpu => {
-                    Engine::Cpu(emit(program, options, &mut stages).map_err(|errors| spec.error(errors))?)
-                }
-                _ => Engine::Kernels(program),
-            };
+            let engine = engine_of(program, options, &mut stages).map_err(|errors| spec.error(errors))?;
             (signature, engine)
         }
         (None, None) => return Err(Diagnostic::verify("a spec became neither a module nor a plan").into()),
     };
     let (given, source) = (spec.given_sizes(), spec.source().cloned());
     Ok(Function { signature, engine, given, stages, source })
+}
+
+/// Who runs a plan on the target of the options.
+fn engine_of(program: Program, options: &Options, stages: &mut Stages) -> Result<Engine, Diagnostics> {
+    match options.target {
+        Target::Cpu => Ok(Engine::Cpu(emit(program, options, stages)?)),
+        #[cfg(feature = "ptx")]
+        Target::PtxSim => Ok(Engine::PtxSim(crate::ptx::Simulated::new(program, options, stages)?)),
+        Target::Ptx | Target::Cuda => {
+            let message = format!("the target `{}` only compiles; nothing runs it", options.target);
+            Err(Diagnostic::device(message).help("run `ptx-sim`, or a target of this machine").into())
+        }
+        _ => Ok(Engine::Kernels(program)),
+    }
 }
 
 /// Compiles a function over primitives that a pass made of a spec; its stages are its own.
@@ -114,14 +122,11 @@ pub(crate) fn compile_primitives(
     let engine = match options.target {
         Target::Eval => Engine::Tensor(module, func),
         target => {
-            let program = schedule(&module, func, &Machine::default())?;
+            let program = schedule(&module, func, &cost_of(target).target)?;
             if options.verify {
                 plan::verify::verify(&program)?;
             }
-            match target {
-                Target::Cpu => Engine::Cpu(emit(program, options, &mut stages)?),
-                _ => Engine::Kernels(program),
-            }
+            engine_of(program, options, &mut stages)?
         }
     };
     Ok(Function { signature, engine, given: SizeEnv::new(), stages, source: None })
@@ -140,6 +145,22 @@ pub fn compile_object(
     observe(Stage::Asm);
     let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
     cpu::object(&program).map_err(|errors| spec.error(errors))
+}
+
+/// Compiles a spec to PTX, with its manifest.
+///
+/// Errors: as [`compile`].
+#[cfg(feature = "ptx")]
+pub fn compile_ptx(
+    spec: &Spec,
+    options: &Options,
+    observe: &mut dyn FnMut(Stage),
+) -> Result<crate::ptx::PtxModule, Error> {
+    let options = Options { target: Target::Ptx, ..options.clone() };
+    let mut stages = lower(spec, &options, Stage::Plan, observe)?;
+    observe(Stage::Ptx);
+    let program = stages.program.take().ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
+    crate::ptx::compile(&program, &options, &mut stages).map_err(|errors| spec.error(errors))
 }
 
 /// Runs the stages up to `until`, as far as the spec's level allows; further, where a later one decides what an earlier one is.
@@ -226,7 +247,7 @@ impl Way<'_> {
 
         observe(Stage::Eqsat);
         let start = Instant::now();
-        let planner = Planner::default();
+        let planner = Planner::new(cost_of(options.target));
         let optimized = saturate(&bound, func, options, &planner).map_err(fail)?;
         stages.timings.push(("eqsat", start.elapsed()));
         let (module, func) = (optimized.module.clone(), optimized.func);
@@ -247,7 +268,7 @@ impl Way<'_> {
             plan::verify::verify(&program).map_err(fail)?;
         }
         if is_reversed {
-            stages.loops.loops = reversed_loops(&module, func, &Machine::default());
+            stages.loops.loops = reversed_loops(&module, func, &cost_of(options.target).target);
         }
         stages.timings.push(("schedule", start.elapsed()));
         stages.program = Some(program);
@@ -257,7 +278,9 @@ impl Way<'_> {
     /// Takes the cheaper of two programs: `kept`, in which loops stack their iterates, or `again`, in which they run twice.
     fn decide(&self, kept: &mut Stages, again: Stages) {
         let price_of = |stages: &Stages| match (&stages.optimized, &stages.program) {
-            (Some(optimized), Some(program)) => price(&optimized.module, program),
+            (Some(optimized), Some(program)) => {
+                price(&optimized.module, program, &cost_of(self.options.target))
+            }
             _ => f64::INFINITY,
         };
         let choice = LoopChoice { stash_price: price_of(kept), rerun_price: price_of(&again) };
@@ -277,6 +300,11 @@ impl Way<'_> {
         kept.timings = timings;
         kept.loops.choice = Some(choice);
     }
+}
+
+/// What programs cost on a target.
+pub(crate) fn cost_of(target: Target) -> KernelCost {
+    if target.is_gpu() { KernelCost::gpu() } else { KernelCost::default() }
 }
 
 fn saturate(

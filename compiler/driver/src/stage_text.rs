@@ -21,9 +21,12 @@ pub fn stage_text(
     stage: Stage,
     observe: &mut dyn FnMut(Stage),
 ) -> Result<String, Error> {
-    if matches!(stage, Stage::Mlir | Stage::Llvm | Stage::Ptx) {
+    let mut options = options.clone();
+    if stage.is_of_ptx() {
         Target::Ptx.check()?;
+        options.target = Target::Ptx;
     }
+    let options = &options;
     let mut stages = lower(spec, options, stage, observe)?;
     let above = || {
         let message = format!("the spec is a plan, which has no stage `{}`", stage.name());
@@ -70,6 +73,10 @@ fn program_text(
     if stage == Stage::Kernel {
         let kernels: Vec<String> = program.kernels.iter().map(kernel::text::print).collect();
         return Ok(kernels.join("\n"));
+    }
+    #[cfg(feature = "ptx")]
+    if stage.is_of_ptx() {
+        return crate::ptx::stage_text(&program, options, stage);
     }
     emit(program, &Options { listings: true, ..options.clone() }, stages)?;
     let texts = stages.listings.iter().map(|listing| match stage {

@@ -3,6 +3,10 @@
 use birkhoff_ir::diag::Diagnostic;
 use std::fmt;
 
+/// What a build with the PTX back end takes.
+const INSTALL: &str = "install LLVM and MLIR 19 (Debian and Ubuntu: apt-get install g++ llvm-19-dev libmlir-19-dev libclang1-19 \
+     libclang-common-19-dev zlib1g-dev libzstd-dev) and build again with `cargo build --release --features ptx`";
+
 /// Who runs a compiled function.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub enum Target {
@@ -53,6 +57,11 @@ impl Target {
         Target::ALL.into_iter().find(|target| target.name() == name)
     }
 
+    /// True for targets whose kernels run in blocks of threads.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Target::Ptx | Target::PtxSim | Target::Cuda)
+    }
+
     /// `Ok` if this build and machine have what the target needs.
     ///
     /// Errors: what is missing, and which targets there are.
@@ -60,10 +69,14 @@ impl Target {
         let Some(missing) = self.missing() else { return Ok(()) };
         let all = Target::ALL.into_iter();
         let present: Vec<&str> = all.filter(|target| target.missing().is_none()).map(Target::name).collect();
+        let mut help = format!("the targets of this build are {}", present.join(", "));
+        if matches!(self, Target::Ptx | Target::PtxSim) {
+            help += &format!("; for `{self}`, {INSTALL}");
+        }
         Err(Diagnostic::device(format!(
             "the target `{self}` needs {missing}, which this build does not have"
         ))
-        .help(format!("the targets of this build are {}", present.join(", "))))
+        .help(help))
     }
 
     /// What this build lacks for the target.
@@ -71,6 +84,7 @@ impl Target {
         match self {
             Target::Eval | Target::KernelEval | Target::Cpu => None,
             Target::CpuLlvm => Some("the LLVM back end for this processor"),
+            Target::Ptx | Target::PtxSim if cfg!(feature = "ptx") => None,
             Target::Ptx => Some("the PTX back end (MLIR and LLVM)"),
             Target::PtxSim => Some("the PTX back end (MLIR and LLVM) and its simulator"),
             Target::Cuda => Some("the PTX back end (MLIR and LLVM) and a CUDA driver"),

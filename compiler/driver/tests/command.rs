@@ -262,18 +262,43 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn missing_targets_are_exit_code_3() {
     let folder = Folder::new();
-    let lines = [
+    let mut lines = vec![
         "run ratio.bir --random 0 --dim C=2 --target cuda",
-        "run ratio.bir --random 0 --dim C=2 --target ptx-sim",
         "run ratio.bir --random 0 --dim C=2 --target ptx",
         "run ratio.bir --random 0 --dim C=2 --target cpu-llvm",
-        "compile ratio.bir --dim C=2 --target ptx --arch sm_90 -o out",
-        "inspect ratio.bir --dim C=2 --stage ptx",
-        "inspect ratio.bir --dim C=2 --stage mlir",
     ];
+    if cfg!(not(feature = "ptx")) {
+        lines.extend([
+            "run ratio.bir --random 0 --dim C=2 --target ptx-sim",
+            "compile ratio.bir --dim C=2 --target ptx --arch sm_90 -o out",
+            "inspect ratio.bir --dim C=2 --stage ptx",
+            "inspect ratio.bir --dim C=2 --stage mlir",
+        ]);
+    }
     let text = refusals(&folder, &lines);
     assert_eq!(text.matches("exit code 3").count(), lines.len());
-    insta::assert_snapshot!("missing_targets", text);
+    let name = if cfg!(feature = "ptx") { "missing_targets_with_ptx" } else { "missing_targets" };
+    insta::assert_snapshot!(name, text);
+}
+
+#[cfg(feature = "ptx")]
+#[test]
+fn ptx_is_written_with_its_manifest() {
+    let folder = Folder::new();
+    let done = folder.run("compile ratio.bir --dim C=2 --target ptx --arch sm_90 -o out --json");
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    let manifest: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    let function = &manifest["functions"][0];
+    assert_eq!(function["arch"], "sm_90");
+    let ptx = std::fs::read_to_string(folder.path("out").join(function["ptx"].as_str().unwrap())).unwrap();
+    assert!(ptx.contains(".target sm_90"));
+    let kernel = &function["kernels"][0];
+    assert!(ptx.contains(&format!(".visible .entry {}(", kernel["entry"].as_str().unwrap())));
+    let n_params = kernel["params"].as_array().unwrap().len();
+    assert_eq!(ptx.matches(".param .u64").count(), n_params);
+    let refused = folder.run("compile ratio.bir --dim C=2 --target ptx --arch sm_35 -o out");
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("sm_80, sm_86, sm_89, sm_90"), "{}", refused.stderr);
 }
 
 #[test]

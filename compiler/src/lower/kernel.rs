@@ -3,13 +3,13 @@
 use super::emit::Emitter;
 use super::nest::Work;
 use super::value::{Lowering, Place};
-use crate::schedule::Target;
 use crate::schedule::axes::Class;
 use crate::schedule::chunks::{N_CHUNKS, cut};
 use crate::schedule::cluster::Cluster;
 use crate::schedule::graph::{N, Source, V};
 use crate::schedule::stages::{Item, Lanes, Nest, Stage, StageKind, Stager};
 use crate::schedule::walk::Walk;
+use crate::schedule::{LaneKind, Target};
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::kernel::{Access, ForKind, Func, Index, Local, Mem, Param, ParamId, Space};
 use birkhoff_ir::tensor::OpKind;
@@ -59,7 +59,7 @@ pub fn lower(
         is_anchor: cx.is_anchor,
         inside: &cluster.anchors,
         batch: &batch,
-        native_lanes: cx.target.native_lanes,
+        target: cx.target,
     };
     let items = stager.items(cluster);
     let mut func = Func {
@@ -256,11 +256,35 @@ impl KernelLowering<'_, '_> {
         let n_places: Option<i64> =
             cluster.batch.iter().map(|class| axes.extent(*class).as_const()).product();
         let fits = n_places.map_or(fits, |places| fits.min((places / N_CHUNKS).max(8)));
+        let fits = fits.min(self.cx.target.kept_bytes / self.kept_bytes(cluster).max(1)).max(1);
         let mut tile = 1;
         while tile * 2 <= fits && tile < extent {
             tile *= 2;
         }
         tile
+    }
+
+    /// At most what one place of the tile keeps in tile memory: what other nodes of the kernel read, and states of its loops.
+    fn kept_bytes(&self, cluster: &Cluster) -> i64 {
+        let graph = self.cx.walk.graph;
+        let mut nodes: BTreeSet<N> = cluster.anchors.iter().copied().collect();
+        for anchor in &cluster.anchors {
+            nodes.extend(self.cx.walk.body_nodes(*anchor));
+        }
+        let read: BTreeSet<V> = nodes.iter().flat_map(|node| self.kept_operands(*node)).collect();
+        let states = cluster.anchors.iter().filter_map(|node| graph.nodes[*node].body);
+        let states = states.flat_map(|body| {
+            let region = &graph.regions[body];
+            region.inputs[..region.n_carry].iter().chain(&region.outputs).copied()
+        });
+        let kept: BTreeSet<V> = read.into_iter().chain(states).collect();
+        let bytes = kept.into_iter().map(|value| {
+            let own = self.cx.walk.axes.of_value(value);
+            let own = own.into_iter().filter(|class| !cluster.batch.contains(class));
+            let elems = own.map(|class| self.cx.walk.axes.extent(class).as_const().unwrap_or(1));
+            elems.product::<i64>().saturating_mul(graph.values[value].ty.dtype.compute().size_bytes() as i64)
+        });
+        bytes.fold(0, i64::saturating_add)
     }
 
     // ---- where values live ------------------------------------------------------------------------------------------
@@ -435,9 +459,10 @@ impl KernelLowering<'_, '_> {
         let widest = values.clone().map(elems).max().unwrap_or(1);
         let bytes =
             values.clone().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max().unwrap_or(4);
-        let native = i64::from(self.cx.target.native_lanes) * 4 / (bytes as i64).clamp(4, 8);
+        let native = i64::from(self.cx.target.lanes_of(bytes));
         // Few elements leave the pipeline idle: take two vectors of each.
-        let width = if widest >= 8 { native } else { 2 * native };
+        let is_full = widest >= 8 || self.cx.target.lanes == LaneKind::Threads;
+        let width = if is_full { native } else { 2 * native };
         let width = width.min(self.tile).max(1);
         let writes_memory = values.clone().any(|value| {
             let places = self.lowering.writable.get(value);
@@ -447,7 +472,10 @@ impl KernelLowering<'_, '_> {
             let reads = tile_reads(self.cx, *node);
             reads.iter().any(|value| self.reads.contains(value) && classes(*value).contains(&tile_class))
         });
-        let full = (!writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
+        // Threads beyond the last place stand idle, and may not read what nothing has written.
+        let is_vector = self.cx.target.lanes == LaneKind::Vector;
+        let full =
+            (is_vector && !writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
         (width as u32, full)
     }
 

@@ -33,6 +33,13 @@ impl Default for KernelCost {
     }
 }
 
+impl KernelCost {
+    /// The model of a GPU of a data centre.
+    pub fn gpu() -> Self {
+        KernelCost { target: Target::gpu(), bandwidth: 2e12, rate: 4e11, launch: 4e-6 }
+    }
+}
+
 impl CostModel for KernelCost {
     /// Infinite where the function cannot be lowered.
     fn price(&self, module: &Module, func: FuncId) -> Cost {
@@ -52,6 +59,11 @@ pub struct Planner {
 }
 
 impl Planner {
+    /// Plans for the machine of `cost`.
+    pub fn new(cost: KernelCost) -> Planner {
+        Planner { cost, plans: Mutex::default() }
+    }
+
     /// The plan of `func`, a function of primitives: one made for a price, else a new one.
     ///
     /// Errors: those of [`super::lower`].

@@ -282,8 +282,7 @@ fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
         return true;
     }
     let batch = loop_batch(walk, node).classes;
-    let stager =
-        Stager { walk, is_anchor: &[], inside: &[], batch: &batch, native_lanes: target.native_lanes };
+    let stager = Stager { walk, is_anchor: &[], inside: &[], batch: &batch, target };
     if stager.is_token_work(node) || is_small(walk, node) {
         return true;
     }

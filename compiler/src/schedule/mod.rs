@@ -10,18 +10,60 @@ pub mod phases;
 pub mod stages;
 pub mod walk;
 
+/// What the lanes of a loop are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LaneKind {
+    /// Elements of a vector register.
+    Vector,
+    /// Threads of a block, each with registers of its own.
+    Threads,
+}
+
 /// What the scheduler knows of the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// Elements of 4 bytes in a native vector.
+    /// What a lane is.
+    pub lanes: LaneKind,
+    /// Elements of 4 bytes in a native vector; threads of a block.
     pub native_lanes: u32,
     /// What the tile of one kernel may read and keep, in bytes: it should stay in a core's cache.
     pub tile_bytes: i64,
+    /// What a tile may keep in tile memory, in bytes.
+    pub kept_bytes: i64,
+    /// Accumulators that a nest keeps in (vector) registers.
+    pub n_accumulators: i64,
 }
 
 impl Default for Target {
-    /// A CPU core with 128-bit vectors and half a mebibyte of cache to itself.
+    /// A CPU core with sixteen registers of 128 bits and half a mebibyte of cache to itself. Accumulators leave room for operands.
     fn default() -> Self {
-        Target { native_lanes: 4, tile_bytes: 512 * 1024 }
+        Target {
+            lanes: LaneKind::Vector,
+            native_lanes: 4,
+            tile_bytes: 512 * 1024,
+            kept_bytes: i64::MAX,
+            n_accumulators: 12,
+        }
+    }
+}
+
+impl Target {
+    /// A GPU: blocks of 128 threads with 48 KiB of shared memory, some of which lane reductions need.
+    pub fn gpu() -> Self {
+        Target {
+            lanes: LaneKind::Threads,
+            native_lanes: 128,
+            tile_bytes: 48 * 1024,
+            kept_bytes: 38 * 1024,
+            n_accumulators: 64,
+        }
+    }
+
+    /// Native lanes for elements of `size_bytes`: a vector register holds fewer wide ones, a block has as many threads.
+    pub fn lanes_of(&self, size_bytes: u64) -> u32 {
+        match self.lanes {
+            LaneKind::Vector => (self.native_lanes * 4 / size_bytes.clamp(4, 8) as u32).max(2),
+            LaneKind::Threads => self.native_lanes,
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::cluster::{Cluster, anchor_deps};
 use super::graph::{N, R, Source, V};
 use super::phases::Planned;
 use super::walk::Walk;
+use super::{LaneKind, Target};
 use birkhoff_ir::kernel::{Index, Var};
 use birkhoff_ir::tensor::OpKind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,8 +99,8 @@ pub struct Stager<'a> {
     pub inside: &'a [N],
     /// Batch classes of the kernel.
     pub batch: &'a [Class],
-    /// Elements in a native vector of the target (for f32).
-    pub native_lanes: u32,
+    /// The machine.
+    pub target: &'a Target,
 }
 
 impl Stager<'_> {
@@ -327,8 +328,10 @@ impl Stager<'_> {
             let summed = order >= large_outer.len();
             choices.push((2 * cost(*class) + i64::from(summed), order, Lanes::Loop(*class, width)));
         }
-        if let Some(class) = medium {
-            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.native_lanes)));
+        if let Some(class) = medium
+            && self.block_fits(class)
+        {
+            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.target.native_lanes)));
         }
         let lanes = choices
             .into_iter()
@@ -347,7 +350,17 @@ impl Stager<'_> {
         Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens }
     }
 
-    /// Register blocking: about twelve vector accumulators, leaving room for operands in sixteen registers.
+    /// True if the elements along `class` can be the lanes: threads have no use for a part of a block.
+    fn block_fits(&self, class: Class) -> bool {
+        match self.target.lanes {
+            LaneKind::Vector => true,
+            LaneKind::Threads => {
+                self.extent(class).is_some_and(|extent| extent % i64::from(self.target.native_lanes) == 0)
+            }
+        }
+    }
+
+    /// Register blocking: as many accumulators as the target has registers for.
     fn blocking(
         &self,
         medium: Option<Class>,
@@ -355,26 +368,26 @@ impl Stager<'_> {
         shares: bool,
         small_outer: i64,
     ) -> (Option<(Class, i64)>, i64) {
-        const N_ACCUMULATORS: i64 = 12;
-        let native = i64::from(self.native_lanes);
+        let n_accumulators = self.target.n_accumulators;
+        let native = i64::from(self.target.native_lanes);
         let Some(class) = medium else {
             let vectors = match lanes {
                 Lanes::Loop(_, width) => small_outer * (i64::from(width) / native).max(1),
                 _ => small_outer,
             };
-            return (None, if shares { (N_ACCUMULATORS / vectors.max(1)).clamp(1, 4) } else { 1 });
+            return (None, if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 });
         };
         let extent = self.extent(class).unwrap_or(1);
         match lanes {
             Lanes::Block(_) => {
                 let block = extent.min(8 * native);
                 let vectors = (block + native - 1) / native * small_outer;
-                (Some((class, block)), if shares { (N_ACCUMULATORS / vectors.max(1)).clamp(1, 4) } else { 1 })
+                (Some((class, block)), if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 })
             }
             _ => {
                 let width = if let Lanes::Loop(_, width) = lanes { i64::from(width) / native } else { 1 };
                 let n_tokens = if shares { 2 } else { 1 };
-                let block = (N_ACCUMULATORS / (n_tokens * width.max(1) * small_outer)).clamp(1, extent);
+                let block = (n_accumulators / (n_tokens * width.max(1) * small_outer)).clamp(1, extent);
                 (Some((class, block)), n_tokens)
             }
         }
@@ -386,8 +399,9 @@ impl Stager<'_> {
         let graph = self.walk.graph;
         let bytes =
             graph.nodes[node].results.iter().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max();
-        let native = (self.native_lanes * 4 / bytes.unwrap_or(4).clamp(4, 8) as u32).max(2);
-        if has_accumulators { native } else { 2 * native }
+        let native = self.target.lanes_of(bytes.unwrap_or(4));
+        let is_vector = self.target.lanes == LaneKind::Vector;
+        if has_accumulators || !is_vector { native } else { 2 * native }
     }
 
     /// How `node` reads memory, through inlined nodes, in terms of classes. What token work leaves in tile memory has

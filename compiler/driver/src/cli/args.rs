@@ -47,7 +47,8 @@ Examples:
 const COMPILE_EXAMPLES: &str = "\
 Examples:
   birkhoff compile examples/mhc_layer.toml --target cpu -o kernels
-  birkhoff compile examples/mhc_layer.toml --fn pre --dim C=1280 -o kernels";
+  birkhoff compile examples/mhc_layer.toml --fn pre --dim C=1280 -o kernels
+  birkhoff compile examples/mhc_layer.toml --target ptx --arch sm_90 --grad x,phi -o kernels";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -74,7 +75,7 @@ pub enum Command {
     /// Run a function on data from a file, or on random data.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
-    /// Write a function's kernels as objects with a C header and a manifest.
+    /// Write a function's kernels as objects with a C header, or as PTX, and a manifest.
     #[command(after_help = COMPILE_EXAMPLES)]
     Compile(CompileArgs),
     /// Print a function at one stage of its compilation.
@@ -168,6 +169,12 @@ pub struct InspectArgs {
     /// The stage to print
     #[arg(long, value_parser = stage_parser())]
     pub stage: Stage,
+    /// The target that kernels are scheduled for
+    #[arg(long, default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::Ptx]))]
+    pub target: Target,
+    /// The GPU architecture, for mlir, llvm and ptx
+    #[arg(long, value_name = "sm_NN")]
+    pub arch: Option<String>,
     /// Print the difference from this stage to that one
     #[arg(long, value_name = "STAGE", value_parser = stage_parser())]
     pub diff: Option<Stage>,

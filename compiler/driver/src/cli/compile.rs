@@ -5,7 +5,9 @@ use super::args::CompileArgs;
 use super::progress::Progress;
 use birkhoff::files::write_folder;
 use birkhoff::ir::diag::Diagnostic;
-use birkhoff::{Cotangents, Object, compile_object};
+use birkhoff::{Cotangents, Object, Options, compile_object};
+#[cfg(feature = "ptx")]
+use birkhoff::{PtxModule, Target, compile_ptx, ptxas};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -14,13 +16,21 @@ pub fn compile(args: &CompileArgs) -> Result<String, Failure> {
     let progress = Progress::start();
     args.target.check()?;
     let spec = args.spec.load()?;
-    let options = args.spec.options(args.target);
+    let options = Options { arch: args.arch.clone(), ..args.spec.options(args.target) };
     // Without a choice, everything that users may call.
     let names = args.spec.func.clone().map_or_else(|| spec.functions(), |name| vec![name]);
     let mut files = BTreeMap::new();
     let mut entries = Vec::new();
     for name in &names {
         let chosen = args.spec.differentiated(spec.clone().function(name), Cotangents::All)?;
+        #[cfg(feature = "ptx")]
+        if args.target == Target::Ptx {
+            let module = compile_ptx(&chosen, &options, &mut |stage| progress.step(stage.doing()))?;
+            progress.step("assembling");
+            entries.push(ptx_entry(name, &module)?);
+            files.insert(format!("{name}.ptx"), module.ptx.into_bytes());
+            continue;
+        }
         let object = compile_object(&chosen, &options, &mut |stage| progress.step(stage.doing()))?;
         entries.push(entry(name, &object)?);
         files.insert(format!("{name}.o"), object.object);
@@ -46,6 +56,30 @@ fn entry(name: &str, object: &Object) -> Result<Value, Diagnostic> {
     if let Some(fields) = value.as_object_mut() {
         fields.insert("object".to_string(), json!(format!("{name}.o")));
         fields.insert("header".to_string(), json!(format!("{name}.h")));
+    }
+    Ok(value)
+}
+
+/// A function's part of the manifest, with the name of its file, and what `ptxas` says of each kernel where there is one.
+#[cfg(feature = "ptx")]
+fn ptx_entry(name: &str, module: &PtxModule) -> Result<Value, Diagnostic> {
+    let mut value = serde_json::to_value(&module.manifest)
+        .map_err(|error| Diagnostic::verify(format!("the manifest does not serialise: {error}")))?;
+    let usages = match ptxas::find() {
+        Some(ptxas) => ptxas::usage(&ptxas, &module.ptx, &module.manifest.arch)?,
+        None => BTreeMap::new(),
+    };
+    if let Some(kernels) = value.get_mut("kernels").and_then(Value::as_array_mut) {
+        for kernel in kernels {
+            let usage = kernel.get("entry").and_then(Value::as_str).and_then(|entry| usages.get(entry));
+            let usage = json!(usage);
+            if let Some(fields) = kernel.as_object_mut() {
+                fields.insert("ptxas".to_string(), usage);
+            }
+        }
+    }
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("ptx".to_string(), json!(format!("{name}.ptx")));
     }
     Ok(value)
 }

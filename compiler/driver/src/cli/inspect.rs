@@ -4,7 +4,7 @@ use super::Failure;
 use super::args::InspectArgs;
 use super::progress::Progress;
 use birkhoff::ir::diag::Diagnostic;
-use birkhoff::{Stage, Target, lower, schedule_of, stage_text};
+use birkhoff::{Options, Stage, lower, schedule_of, stage_text};
 use serde_json::json;
 use similar::TextDiff;
 
@@ -14,7 +14,7 @@ const CONTEXT_LINES: usize = 3;
 /// Gives the text of a stage, or the difference between two.
 pub fn inspect(args: &InspectArgs) -> Result<String, Failure> {
     let progress = Progress::start();
-    let options = args.spec.options(Target::Cpu);
+    let options = Options { arch: args.arch.clone(), ..args.spec.options(args.target) };
     let text_of = |stage: Stage| -> Result<String, Failure> {
         let spec = load(args)?;
         Ok(stage_text(&spec, &options, stage, &mut |stage| progress.step(stage.doing()))?)

@@ -30,8 +30,8 @@ use std::collections::BTreeSet;
 /// More errors than this are not collected.
 const MAX_ERRORS: usize = 32;
 
-/// The widest lane loop; wider ones would not fit the registers of any target.
-pub const MAX_WIDTH: u32 = 64;
+/// The widest lane loop: the threads that a GPU has in a block.
+pub const MAX_WIDTH: u32 = 1024;
 
 /// Checks a kernel built by code.
 ///

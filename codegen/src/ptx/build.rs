@@ -1,0 +1,431 @@
+//! MLIR operations, one method each.
+//!
+//! In: values and compile-time numbers. Out: operations appended to the block at hand, with their results. Types and operations
+//! go through melior's builder; the module is verified before any pass.
+
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::scalar::Scalar;
+use melior::Context;
+use melior::ir::attribute::{
+    DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute, TypeAttribute,
+};
+use melior::ir::operation::OperationBuilder;
+use melior::ir::r#type::IntegerType;
+use melior::ir::{
+    Attribute, Block, BlockLike, BlockRef, Identifier, Location, OperationRef, Region, RegionLike, Type,
+    Value, ValueLike,
+};
+
+/// An SSA value.
+pub(super) type Ssa<'c, 'm> = Value<'c, 'm>;
+
+/// The address space of global memory.
+pub(super) const GLOBAL: u32 = 1;
+/// The address space of memory that the threads of a block share.
+pub(super) const SHARED: u32 = 3;
+
+/// Appends operations to a block.
+pub(super) struct Builder<'c, 'm> {
+    pub(super) context: &'c Context,
+    location: Location<'c>,
+    /// Where operations go.
+    block: BlockRef<'c, 'm>,
+    /// The first block of the function, in which registers are allocated.
+    entry: BlockRef<'c, 'm>,
+    /// The number 1, first in the entry.
+    one: Option<OperationRef<'c, 'm>>,
+}
+
+impl<'c, 'm> Builder<'c, 'm> {
+    /// Appends to `entry`, the first block of a function.
+    pub(super) fn new(context: &'c Context, entry: BlockRef<'c, 'm>) -> Self {
+        Builder { context, location: Location::unknown(context), block: entry, entry, one: None }
+    }
+
+    // ---- types ------------------------------------------------------------------------------------------------------
+
+    pub(super) fn int(&self, bits: u32) -> Type<'c> {
+        IntegerType::new(self.context, bits).into()
+    }
+
+    /// The type of a value of a compute type.
+    pub(super) fn compute_type(&self, dtype: DType) -> Type<'c> {
+        match dtype {
+            DType::F64 => Type::float64(self.context),
+            DType::F32 | DType::Bf16 | DType::F16 => Type::float32(self.context),
+            DType::I64 => self.int(64),
+            DType::I32 => self.int(32),
+            DType::Bool => self.int(1),
+        }
+    }
+
+    /// The type of an element in memory; bf16 and f16 as such.
+    pub(super) fn storage_type(&self, dtype: DType) -> Type<'c> {
+        match dtype {
+            DType::Bf16 => Type::bfloat16(self.context),
+            DType::F16 => Type::float16(self.context),
+            DType::Bool => self.int(8),
+            _ => self.compute_type(dtype),
+        }
+    }
+
+    pub(super) fn pointer(&self, space: u32) -> Type<'c> {
+        melior::dialect::llvm::r#type::pointer(self.context, space)
+    }
+
+    // ---- operations -------------------------------------------------------------------------------------------------
+
+    fn named(&self, name: &str, attribute: Attribute<'c>) -> (Identifier<'c>, Attribute<'c>) {
+        (Identifier::new(self.context, name), attribute)
+    }
+
+    fn align(&self, bytes: u64) -> (Identifier<'c>, Attribute<'c>) {
+        self.named("alignment", IntegerAttribute::new(self.int(64), bytes as i64).into())
+    }
+
+    fn append(&mut self, builder: OperationBuilder<'c>) -> OperationRef<'c, 'm> {
+        // Building fails only where result types are inferred, which is left to nobody here.
+        let operation = builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
+        self.block.append_operation(operation)
+    }
+
+    fn one_result(op: OperationRef<'c, 'm>) -> Ssa<'c, 'm> {
+        match op.result(0) {
+            Ok(result) => result.into(),
+            Err(_) => unreachable!("the operation was built with a result"),
+        }
+    }
+
+    /// An operation with one result and no attributes.
+    pub(super) fn op(&mut self, name: &str, args: &[Ssa<'c, 'm>], result: Type<'c>) -> Ssa<'c, 'm> {
+        self.op_with(name, args, result, &[])
+    }
+
+    fn op_with(
+        &mut self,
+        name: &str,
+        args: &[Ssa<'c, 'm>],
+        result: Type<'c>,
+        attributes: &[(Identifier<'c>, Attribute<'c>)],
+    ) -> Ssa<'c, 'm> {
+        let builder = OperationBuilder::new(name, self.location)
+            .add_operands(args)
+            .add_results(&[result])
+            .add_attributes(attributes);
+        Self::one_result(self.append(builder))
+    }
+
+    /// An operation without results and attributes.
+    fn effect(&mut self, name: &str, args: &[Ssa<'c, 'm>]) {
+        let builder = OperationBuilder::new(name, self.location).add_operands(args);
+        self.append(builder);
+    }
+
+    /// An operation whose result has the type of its first operand.
+    pub(super) fn same(&mut self, name: &str, args: &[Ssa<'c, 'm>]) -> Ssa<'c, 'm> {
+        let result = args[0].r#type();
+        self.op(name, args, result)
+    }
+
+    /// A call of an LLVM intrinsic whose result has the type of its first operand.
+    pub(super) fn intrinsic(&mut self, name: &str, args: &[Ssa<'c, 'm>]) -> Ssa<'c, 'm> {
+        let attributes = [self.named("intrin", string(self.context, name))];
+        let result = args[0].r#type();
+        self.op_with("llvm.call_intrinsic", args, result, &attributes)
+    }
+
+    // ---- constants and integers -------------------------------------------------------------------------------------
+
+    fn constant(&mut self, ty: Type<'c>, value: Attribute<'c>) -> Ssa<'c, 'm> {
+        let attributes = [self.named("value", value)];
+        self.op_with("arith.constant", &[], ty, &attributes)
+    }
+
+    pub(super) fn int_const(&mut self, bits: u32, value: i64) -> Ssa<'c, 'm> {
+        let ty = self.int(bits);
+        self.constant(ty, IntegerAttribute::new(ty, value).into())
+    }
+
+    pub(super) fn i64(&mut self, value: i64) -> Ssa<'c, 'm> {
+        self.int_const(64, value)
+    }
+
+    /// A constant of a compute type.
+    pub(super) fn scalar(&mut self, dtype: DType, value: Scalar) -> Ssa<'c, 'm> {
+        match dtype {
+            DType::F64 | DType::F32 | DType::Bf16 | DType::F16 => self.float_const(dtype, value.as_f64()),
+            DType::I64 => self.int_const(64, value.as_i64()),
+            DType::I32 => self.int_const(32, i64::from(value.as_i64() as i32)),
+            DType::Bool => self.int_const(1, i64::from(value.as_bool())),
+        }
+    }
+
+    fn float_const(&mut self, dtype: DType, value: f64) -> Ssa<'c, 'm> {
+        let ty = self.compute_type(dtype);
+        if value.is_finite() {
+            return self.constant(ty, FloatAttribute::new(self.context, ty, value).into());
+        }
+        // The attribute's constructor is documented for numbers only.
+        let bits = if dtype == DType::F64 {
+            self.int_const(64, value.to_bits() as i64)
+        } else {
+            self.int_const(32, i64::from((value as f32).to_bits() as i32))
+        };
+        self.op("arith.bitcast", &[bits], ty)
+    }
+
+    pub(super) fn add(&mut self, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        self.same("arith.addi", &[a, b])
+    }
+
+    pub(super) fn sub(&mut self, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        self.same("arith.subi", &[a, b])
+    }
+
+    pub(super) fn mul(&mut self, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        self.same("arith.muli", &[a, b])
+    }
+
+    pub(super) fn and(&mut self, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        self.same("arith.andi", &[a, b])
+    }
+
+    pub(super) fn select(&mut self, flag: Ssa<'c, 'm>, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        let ty = a.r#type();
+        self.op("arith.select", &[flag, a, b], ty)
+    }
+
+    /// Compares integers. The predicates are those of `arith.cmpi`: see [`IntCompare`].
+    pub(super) fn cmpi(&mut self, predicate: IntCompare, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        let attributes =
+            [self.named("predicate", IntegerAttribute::new(self.int(64), predicate as i64).into())];
+        let ty = self.int(1);
+        self.op_with("arith.cmpi", &[a, b], ty, &attributes)
+    }
+
+    /// Compares floats.
+    pub(super) fn cmpf(&mut self, predicate: FloatCompare, a: Ssa<'c, 'm>, b: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        let attributes =
+            [self.named("predicate", IntegerAttribute::new(self.int(64), predicate as i64).into())];
+        let ty = self.int(1);
+        self.op_with("arith.cmpf", &[a, b], ty, &attributes)
+    }
+
+    // ---- memory -----------------------------------------------------------------------------------------------------
+
+    /// The address `index` elements of `ty` behind `base`.
+    pub(super) fn offset(&mut self, base: Ssa<'c, 'm>, ty: Type<'c>, index: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        let attributes = [
+            self.named("rawConstantIndices", DenseI32ArrayAttribute::new(self.context, &[i32::MIN]).into()),
+            self.named("elem_type", TypeAttribute::new(ty).into()),
+        ];
+        let pointer = base.r#type();
+        self.op_with("llvm.getelementptr", &[base, index], pointer, &attributes)
+    }
+
+    pub(super) fn load(&mut self, ty: Type<'c>, pointer: Ssa<'c, 'm>, align_bytes: u64) -> Ssa<'c, 'm> {
+        let attributes = [self.align(align_bytes)];
+        self.op_with("llvm.load", &[pointer], ty, &attributes)
+    }
+
+    pub(super) fn store(&mut self, value: Ssa<'c, 'm>, pointer: Ssa<'c, 'm>, align_bytes: u64) {
+        let attributes = [self.align(align_bytes)];
+        let builder = OperationBuilder::new("llvm.store", self.location)
+            .add_operands(&[value, pointer])
+            .add_attributes(&attributes);
+        self.append(builder);
+    }
+
+    /// A register of a thread: one element, which LLVM makes an SSA value.
+    pub(super) fn register(&mut self, ty: Type<'c>) -> Ssa<'c, 'm> {
+        let one = match self.one {
+            Some(one) => one,
+            None => {
+                let i32_type = self.int(32);
+                let value = self.named("value", IntegerAttribute::new(i32_type, 1).into());
+                let builder = OperationBuilder::new("arith.constant", self.location)
+                    .add_results(&[i32_type])
+                    .add_attributes(&[value]);
+                let operation =
+                    builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
+                let one = self.entry.insert_operation(0, operation);
+                self.one = Some(one);
+                one
+            }
+        };
+        let elem_type = self.named("elem_type", TypeAttribute::new(ty).into());
+        let builder = OperationBuilder::new("llvm.alloca", self.location)
+            .add_operands(&[Self::one_result(one)])
+            .add_results(&[self.pointer(0)])
+            .add_attributes(&[elem_type]);
+        let operation = builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
+        Self::one_result(self.entry.insert_operation_after(one, operation))
+    }
+
+    /// A value that nobody may use.
+    pub(super) fn undefined(&mut self, ty: Type<'c>) -> Ssa<'c, 'm> {
+        self.op("llvm.mlir.undef", &[], ty)
+    }
+
+    /// The address of a global array in shared memory.
+    pub(super) fn address_of(&mut self, symbol: &str) -> Ssa<'c, 'm> {
+        let name = melior::ir::attribute::FlatSymbolRefAttribute::new(self.context, symbol);
+        let attributes = [self.named("global_name", name.into())];
+        let ty = self.pointer(SHARED);
+        self.op_with("llvm.mlir.addressof", &[], ty, &attributes)
+    }
+
+    // ---- the machine ------------------------------------------------------------------------------------------------
+
+    fn dimension(&mut self, name: &str) -> Ssa<'c, 'm> {
+        let x = Attribute::parse(self.context, "#gpu<dim x>");
+        let x = x.unwrap_or_else(|| unreachable!("the GPU dialect has this attribute"));
+        let attributes = [self.named("dimension", x)];
+        let index = self.op_with(name, &[], Type::index(self.context), &attributes);
+        let ty = self.int(64);
+        self.op("arith.index_cast", &[index], ty)
+    }
+
+    /// The thread's number in its block.
+    pub(super) fn thread_id(&mut self) -> Ssa<'c, 'm> {
+        self.dimension("gpu.thread_id")
+    }
+
+    /// The block's number in the grid.
+    pub(super) fn block_id(&mut self) -> Ssa<'c, 'm> {
+        self.dimension("gpu.block_id")
+    }
+
+    /// The number of blocks.
+    pub(super) fn grid_size(&mut self) -> Ssa<'c, 'm> {
+        self.dimension("gpu.grid_dim")
+    }
+
+    /// All threads of the block meet, and see what the others have written.
+    pub(super) fn barrier(&mut self) {
+        self.effect("gpu.barrier", &[]);
+    }
+
+    /// The 32-bit `value` of the thread in the warp whose number differs in the bits of `mask`.
+    pub(super) fn shuffle_xor(&mut self, value: Ssa<'c, 'm>, mask: i64) -> Ssa<'c, 'm> {
+        let (mask, width) = (self.int_const(32, mask), self.int_const(32, 32));
+        self.shuffle("#gpu<shuffle_mode xor>", value, mask, width)
+    }
+
+    /// The 32-bit `value` of the thread `from` of the warp.
+    pub(super) fn shuffle_from(&mut self, value: Ssa<'c, 'm>, from: i64) -> Ssa<'c, 'm> {
+        let (from, width) = (self.int_const(32, from), self.int_const(32, 32));
+        self.shuffle("#gpu<shuffle_mode idx>", value, from, width)
+    }
+
+    fn shuffle(
+        &mut self,
+        mode: &str,
+        value: Ssa<'c, 'm>,
+        offset: Ssa<'c, 'm>,
+        width: Ssa<'c, 'm>,
+    ) -> Ssa<'c, 'm> {
+        let mode = Attribute::parse(self.context, mode);
+        let mode = mode.unwrap_or_else(|| unreachable!("the GPU dialect has this attribute"));
+        let builder = OperationBuilder::new("gpu.shuffle", self.location)
+            .add_operands(&[value, offset, width])
+            .add_results(&[value.r#type(), self.int(1)])
+            .add_attributes(&[self.named("mode", mode)]);
+        Self::one_result(self.append(builder))
+    }
+
+    // ---- control ----------------------------------------------------------------------------------------------------
+
+    /// Runs `fill` for `start`, `start + step`, .. while that is below `end`; `step` is positive.
+    pub(super) fn counted_loop<E, T>(
+        state: &mut E,
+        builder: impl Fn(&mut E) -> &mut Builder<'c, 'm>,
+        range: (Ssa<'c, 'm>, Ssa<'c, 'm>, Ssa<'c, 'm>),
+        fill: impl FnOnce(&mut E, Ssa<'c, 'm>) -> T,
+    ) -> T {
+        let this = builder(state);
+        let (start, end, step) = range;
+        let region = Region::new();
+        region.append_block(Block::new(&[(start.r#type(), this.location)]));
+        let op = OperationBuilder::new("scf.for", this.location)
+            .add_operands(&[start, end, step])
+            .add_regions([region]);
+        let op = this.append(op);
+        let outer = this.enter(op, 0);
+        let var = match this.block.argument(0) {
+            Ok(argument) => argument.into(),
+            Err(_) => unreachable!("the block was made with an argument"),
+        };
+        let result = fill(state, var);
+        builder(state).leave(outer);
+        result
+    }
+
+    /// Runs `fill` where `flag` holds.
+    pub(super) fn conditional<E, T>(
+        state: &mut E,
+        builder: impl Fn(&mut E) -> &mut Builder<'c, 'm>,
+        flag: Ssa<'c, 'm>,
+        fill: impl FnOnce(&mut E) -> T,
+    ) -> T {
+        let this = builder(state);
+        let region = Region::new();
+        region.append_block(Block::new(&[]));
+        let op = OperationBuilder::new("scf.if", this.location)
+            .add_operands(&[flag])
+            .add_regions([region, Region::new()]);
+        let op = this.append(op);
+        let outer = this.enter(op, 0);
+        let result = fill(state);
+        builder(state).leave(outer);
+        result
+    }
+
+    /// Goes into the first block of a region; returns the block at hand.
+    fn enter(&mut self, op: OperationRef<'c, 'm>, region: usize) -> BlockRef<'c, 'm> {
+        // SAFETY: the operation was appended to a block of the module, which outlives this builder.
+        let op = unsafe { op.to_ref() };
+        let inner = op.region(region).ok().and_then(|region| region.first_block());
+        let inner = inner.unwrap_or_else(|| unreachable!("the region was made with a block"));
+        std::mem::replace(&mut self.block, inner)
+    }
+
+    fn leave(&mut self, outer: BlockRef<'c, 'm>) {
+        self.effect("scf.yield", &[]);
+        self.block = outer;
+    }
+
+    /// Ends the function.
+    pub(super) fn end(&mut self) {
+        self.effect("llvm.return", &[]);
+    }
+}
+
+/// Predicates of `arith.cmpi`, by their numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum IntCompare {
+    Eq = 0,
+    Ne = 1,
+    Slt = 2,
+    Sle = 3,
+    Ult = 6,
+    Ule = 7,
+}
+
+/// Predicates of `arith.cmpf`, by their numbers: all but the last are false for NaN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FloatCompare {
+    Eq = 1,
+    Ge = 3,
+    Lt = 4,
+    Le = 5,
+    /// Unordered or not equal.
+    Ne = 13,
+    /// One of them is NaN.
+    Unordered = 14,
+}
+
+/// A string attribute.
+pub(super) fn string<'c>(context: &'c Context, text: &str) -> Attribute<'c> {
+    StringAttribute::new(context, text).into()
+}

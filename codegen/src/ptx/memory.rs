@@ -1,0 +1,221 @@
+//! Elements of parameters, shared memory and registers.
+//!
+//! In: a memory and one index per axis. Out: loads and stores with 64-bit addresses. A value that all threads have is written by
+//! the first alone; per-lane elements by their lanes. bf16 and f16 are widened and rounded by conversions of the machine.
+
+use super::build::{Builder, Ssa};
+use super::emit::{Emitter, Val};
+use super::hazard::Access;
+use super::layout::Home;
+use super::regs::Slot;
+use birkhoff_ir::diag::Diagnostic;
+use birkhoff_ir::dim::Dim;
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::kernel::{Index, Mem};
+
+impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
+    /// Runs `emit` in the threads where `guard` holds.
+    pub(super) fn guarded(
+        &mut self,
+        guard: Option<Ssa<'c, 'm>>,
+        emit: impl FnOnce(&mut Self) -> Result<(), Diagnostic>,
+    ) -> Result<(), Diagnostic> {
+        match guard {
+            None => emit(self),
+            Some(guard) => Builder::conditional(self, |this| &mut this.b, guard, emit),
+        }
+    }
+
+    /// Loads an element, widened.
+    pub(super) fn read(&mut self, mem: Mem, index: &'a [Index]) -> Result<Ssa<'c, 'm>, Diagnostic> {
+        if let Some(slot) = self.slot(mem, index)? {
+            return self.read_register(&slot);
+        }
+        self.meet_at(mem, index, &[(false, false)]);
+        let pointer = self.address(mem, index)?;
+        Ok(self.load_element(mem, pointer))
+    }
+
+    /// Stores an element, rounded.
+    pub(super) fn write(
+        &mut self,
+        mem: Mem,
+        index: &'a [Index],
+        value: Ssa<'c, 'm>,
+    ) -> Result<(), Diagnostic> {
+        if let Some(slot) = self.slot(mem, index)? {
+            return self.write_register(&slot, value);
+        }
+        self.meet_at(mem, index, &[(true, false)]);
+        let guard = self.writers(index);
+        self.guarded(guard, |this| {
+            let pointer = this.address(mem, index)?;
+            this.store_element(mem, pointer, value);
+            Ok(())
+        })
+    }
+
+    /// Replaces an element by what `change` makes of it.
+    pub(super) fn update(
+        &mut self,
+        mem: Mem,
+        index: &[Index],
+        change: impl FnOnce(&mut Self, Ssa<'c, 'm>) -> Result<Ssa<'c, 'm>, Diagnostic>,
+    ) -> Result<(), Diagnostic> {
+        if let Some(slot) = self.slot(mem, index)? {
+            let before = self.read_register(&slot)?;
+            let after = change(self, before)?;
+            return self.write_register(&slot, after);
+        }
+        self.meet_at(mem, index, &[(false, true), (true, true)]);
+        let guard = self.writers(index);
+        self.guarded(guard, |this| {
+            let pointer = this.address(mem, index)?;
+            let before = this.load_element(mem, pointer);
+            let after = change(this, before)?;
+            this.store_element(mem, pointer, after);
+            Ok(())
+        })
+    }
+
+    /// Which threads write an element: its lanes, or the first.
+    fn writers(&self, index: &[Index]) -> Option<Ssa<'c, 'm>> {
+        match &self.lanes {
+            Some(lanes) if self.scope.any_varies(index) => lanes.guard,
+            _ => Some(self.is_first),
+        }
+    }
+
+    /// Lets threads meet before accesses of an element, if they must; each is whether it writes, and whether it is an update.
+    fn meet_at(&mut self, mem: Mem, index: &[Index], kinds: &[(bool, bool)]) {
+        if self.pending.is_none() {
+            return;
+        }
+        let lane = self.lanes.as_ref().map(|lanes| (lanes.inner, lanes.width));
+        let is_narrow = lane.is_some_and(|(_, width)| width < self.limits.threads);
+        let mut accesses: Vec<Access> = vec![];
+        for kind in kinds {
+            let Some(mut access) = self.access(mem, index, *kind, &self.scope, lane) else { return };
+            // Threads beyond the lanes compute along with them.
+            if is_narrow && kind == &(false, false) {
+                access.threads = super::hazard::Threads::All;
+            }
+            accesses.push(access);
+        }
+        self.meet(&accesses);
+    }
+
+    // ---- addresses --------------------------------------------------------------------------------------------------
+
+    /// The address of an element.
+    fn address(&mut self, mem: Mem, index: &[Index]) -> Result<Ssa<'c, 'm>, Diagnostic> {
+        let shape = self.func.mem_shape(mem);
+        let mut linear = Index::default();
+        let mut stride = Dim::constant(1);
+        for (index, extent) in index.iter().zip(shape).rev() {
+            linear = linear.add(&index.scale(&stride));
+            stride = stride.mul(extent);
+        }
+        let dtype = self.func.mem_dtype(mem);
+        let base = self.base(mem)?;
+        let ty = self.b.storage_type(dtype);
+        let place = self.index(&linear)?;
+        if let Val::Const(birkhoff_ir::scalar::Scalar::Int(0)) = place {
+            return Ok(base);
+        }
+        let place = self.ssa(place, DType::I64);
+        Ok(self.b.offset(base, ty, place))
+    }
+
+    /// The first byte of a memory.
+    fn base(&mut self, mem: Mem) -> Result<Ssa<'c, 'm>, Diagnostic> {
+        match mem {
+            Mem::Param(id) => Ok(self.params[id.0 as usize]),
+            Mem::Local(id) => match (self.layout.homes.get(id.0 as usize), self.shared) {
+                (Some(Home::Shared(offset)), Some(shared)) => Ok(self.in_shared(shared, *offset)),
+                (Some(Home::Workspace(idx)), _) if *idx < self.workspace.len() => Ok(self.workspace[*idx]),
+                _ => Err(self.broken("tile memory has no place")),
+            },
+        }
+    }
+
+    fn in_shared(&mut self, shared: Ssa<'c, 'm>, offset: u64) -> Ssa<'c, 'm> {
+        if offset == 0 {
+            return shared;
+        }
+        let byte = self.b.int(8);
+        let offset = self.b.i64(offset as i64);
+        self.b.offset(shared, byte, offset)
+    }
+
+    /// The memory through which lane reductions go.
+    pub(super) fn scratch(&mut self) -> Option<Ssa<'c, 'm>> {
+        let (offset, shared) = (self.layout.scratch?, self.shared?);
+        Some(self.in_shared(shared, offset))
+    }
+
+    // ---- elements ---------------------------------------------------------------------------------------------------
+
+    fn load_element(&mut self, mem: Mem, pointer: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        let dtype = self.func.mem_dtype(mem);
+        let ty = self.b.storage_type(dtype);
+        let value = self.b.load(ty, pointer, dtype.size_bytes());
+        match dtype {
+            DType::Bool => {
+                let zero = self.b.int_const(8, 0);
+                self.b.cmpi(super::build::IntCompare::Ne, value, zero)
+            }
+            DType::Bf16 | DType::F16 => {
+                let float = self.b.compute_type(DType::F32);
+                self.b.op("arith.extf", &[value], float)
+            }
+            _ => value,
+        }
+    }
+
+    fn store_element(&mut self, mem: Mem, pointer: Ssa<'c, 'm>, value: Ssa<'c, 'm>) {
+        let dtype = self.func.mem_dtype(mem);
+        let ty = self.b.storage_type(dtype);
+        let value = match dtype {
+            DType::Bool => self.b.op("arith.extui", &[value], ty),
+            DType::Bf16 | DType::F16 => self.b.op("arith.truncf", &[value], ty),
+            _ => value,
+        };
+        self.b.store(value, pointer, dtype.size_bytes());
+    }
+
+    /// An f32 rounded to the values of bf16 or f16.
+    pub(super) fn round(&mut self, to: DType, value: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        if !matches!(to, DType::Bf16 | DType::F16) {
+            return value;
+        }
+        let (narrow, wide) = (self.b.storage_type(to), self.b.compute_type(DType::F32));
+        let value = self.b.op("arith.truncf", &[value], narrow);
+        self.b.op("arith.extf", &[value], wide)
+    }
+
+    fn read_register(&mut self, slot: &Slot<'c, 'm>) -> Result<Ssa<'c, 'm>, Diagnostic> {
+        let value = self.register_value(slot.register, slot.dtype);
+        match slot.lane {
+            None => Ok(value),
+            // Every warp has a copy of the lanes.
+            Some(lane) => Ok(self.shuffle_from(value, slot.dtype, lane)),
+        }
+    }
+
+    fn write_register(&mut self, slot: &Slot<'c, 'm>, value: Ssa<'c, 'm>) -> Result<(), Diagnostic> {
+        let value = match slot.lane {
+            None => value,
+            Some(lane) => {
+                let mask = self.b.i64(i64::from(slot.width) - 1);
+                let own = self.b.and(self.thread, mask);
+                let lane = self.b.i64(lane);
+                let is_own = self.b.cmpi(super::build::IntCompare::Eq, own, lane);
+                let before = self.register_value(slot.register, slot.dtype);
+                self.b.select(is_own, value, before)
+            }
+        };
+        self.set_register(slot.register, slot.dtype, value);
+        Ok(())
+    }
+}
