@@ -100,7 +100,9 @@ pub fn compile_object(
     observe: &mut dyn FnMut(Stage),
 ) -> Result<cpu::Object, Error> {
     options.target.check()?;
-    let stages = lower(spec, options, Stage::Plan, observe)?;
+    // An object has no undefined symbols, so all of it is generated.
+    let options = Options { library_contractions: false, ..options.clone() };
+    let stages = lower(spec, &options, Stage::Plan, observe)?;
     observe(Stage::Asm);
     let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
     cpu::object(&program).map_err(|errors| spec.error(errors))
@@ -153,7 +155,9 @@ pub fn lower(
 
     observe(Stage::Eqsat);
     let start = Instant::now();
-    let planner = Planner::default();
+    let mut planner = Planner::default();
+    let has_library = !matches!(options.target, Target::Ptx | Target::PtxSim | Target::Cuda);
+    planner.cost.target.library_contractions = options.library_contractions && has_library;
     let optimized = saturate(&bound, func, options, &planner).map_err(fail)?;
     stages.timings.push(("eqsat", start.elapsed()));
     let (module, func) = (optimized.module.clone(), optimized.func);

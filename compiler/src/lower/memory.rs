@@ -59,10 +59,12 @@ fn add_size(sizes: &mut Vec<Dim>, bytes: Dim) {
 fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives) {
     for step in steps {
         match step {
-            Step::Launch { args, .. } => {
+            Step::Launch { .. } | Step::Contract(_) => {
                 *clock += 1;
-                for arg in args {
-                    let life = lives.entry(arg.buffer).or_insert((*clock, *clock));
+                let mut used = BTreeSet::new();
+                buffers_of(std::slice::from_ref(step), &mut used);
+                for id in used {
+                    let life = lives.entry(id).or_insert((*clock, *clock));
                     life.1 = *clock;
                 }
             }
@@ -105,6 +107,7 @@ fn buffers_of(steps: &[Step], used: &mut BTreeSet<BufferId>) {
     for step in steps {
         match step {
             Step::Launch { args, .. } => used.extend(args.iter().map(|arg| arg.buffer)),
+            Step::Contract(contract) => used.extend(contract.buffers()),
             Step::Loop { body, swaps, .. } => {
                 used.extend(swaps.iter().flat_map(|(now, next)| [*now, *next]));
                 buffers_of(body, used);
