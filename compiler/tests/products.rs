@@ -103,3 +103,22 @@ export fn @main(%x: f32[T,32], %ws: f32[4,32,32]) -> (y: f32[T,32], s: f32[4,T,3
     };
     assert!(program.steps.iter().any(in_loop));
 }
+
+#[test]
+fn a_stack_that_a_loop_leaves_shares_no_memory_with_its_iterations() {
+    let source = "
+dim T in 1..=1000 default 40
+fn @layer(%w: f32[64,64], %x: f32[T,64]) -> (s: f32[T]) {
+  y = contract(x, w, spec=\"tk,ok->to\", dtype=f32)
+  z = contract(tanh(y), w, spec=\"tk,ok->to\", dtype=f32)
+  s = reduce_sum(z * z, axes=[1])
+  return s = s
+}
+export fn @main(%x: f32[T,64], %ws: f32[4,64,64]) -> (y: f32[T]) {
+  s = loop(ws, x, body=@layer, trip=4, carry=0, scan=1)
+  y = reduce_sum(exp(-s), axes=[0])
+  return y = y
+}";
+    let program = check_text(source, &[], &[("T", 35)]);
+    assert_eq!(contracts(&program), 2);
+}
