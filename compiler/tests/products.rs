@@ -98,9 +98,7 @@ export fn @main(%x: f32[T,32], %ws: f32[4,32,32]) -> (y: f32[T,32], s: f32[4,T,3
 }";
     let program = check_text(source, &[], &[("T", 35)]);
     assert_eq!(contracts(&program), 1);
-    let in_loop = |step: &Step| {
-        matches!(step, Step::Loop { body, .. } if body.iter().any(|step| matches!(step, Step::Contract(_))))
-    };
+    let in_loop = |step: &Step| matches!(step, Step::Loop { body, .. } if body.iter().any(|step| matches!(step, Step::Contract(_))));
     assert!(program.steps.iter().any(in_loop));
 }
 

@@ -168,7 +168,11 @@ mod tests {
             m,
             n,
             k,
-            strides: [strides(m, k, transposed[0]), strides(k, n, transposed[1]), strides(m, n, transposed[2])],
+            strides: [
+                strides(m, k, transposed[0]),
+                strides(k, n, transposed[1]),
+                strides(m, n, transposed[2]),
+            ],
             spans: [batch * m * k, batch * k * n, batch * m * n],
         }
     }
@@ -197,7 +201,9 @@ mod tests {
     #[test]
     fn products_of_every_layout_are_right_and_the_same_on_any_number_of_threads() {
         let pools: Vec<Pool> = [1, 2, 3, 7].into_iter().map(|n| Pool::new(n).unwrap()).collect();
-        for (batch, m, n, k) in [(1, 130, 200, 150), (3, 65, 33, 17), (2, 1, 5, 0), (1, 0, 5, 3), (2, 300, 64, 64)] {
+        for (batch, m, n, k) in
+            [(1, 130, 200, 150), (3, 65, 33, 17), (2, 1, 5, 0), (1, 0, 5, 3), (2, 300, 64, 64)]
+        {
             for layout in 0..8 {
                 let sizes = dense(batch, m, n, k, [layout & 1 != 0, layout & 2 != 0, layout & 4 != 0]);
                 let (a, b) = (values(sizes.spans[0], 1), values(sizes.spans[1], 2));

@@ -372,12 +372,7 @@ fn resolve_arg(arg: &plan::Arg, param: &kernel::Param, resolved: &Resolved) -> R
 }
 
 /// A part of a buffer, checked to lie in it where that is known by now.
-fn part(
-    arg: &plan::Arg,
-    elem_bytes: u64,
-    needed_bytes: u64,
-    resolved: &Resolved,
-) -> Result<Arg, Diagnostic> {
+fn part(arg: &plan::Arg, elem_bytes: u64, needed_bytes: u64, resolved: &Resolved) -> Result<Arg, Diagnostic> {
     let offset_bytes = arg.offset.mul(&Dim::constant(elem_bytes as i64));
     let offset_bytes = Number::new(&offset_bytes, &resolved.sizes).map_err(overflow)?;
     let resolved_arg = Arg { buffer: arg.buffer.0 as usize, offset_bytes, needed_bytes };

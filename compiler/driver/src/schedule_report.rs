@@ -86,11 +86,18 @@ pub fn report(program: &Program, sizes: &SizeEnv) -> Result<ScheduleReport, Diag
     let mut kernels = vec![];
     for (func, traffic) in program.kernels.iter().zip(predict(program, sizes)?) {
         let params = func.params.iter().zip(&traffic.per_launch.per_param);
-        let params = params
-            .map(|(param, moved)| param_report(param.name.as_str(), param.dtype, &param.shape, moved, program));
+        let params = params.map(|(param, moved)| {
+            param_report(param.name.as_str(), param.dtype, &param.shape, moved, program)
+        });
         let n_tiles = abi::n_tiles(func, sizes)
             .map_err(|error| Diagnostic::input(Default::default(), error.to_string()))?;
-        kernels.push(kernel_report(func.name.to_string(), &traffic, n_tiles, stage_names(func), params.collect()));
+        kernels.push(kernel_report(
+            func.name.to_string(),
+            &traffic,
+            n_tiles,
+            stage_names(func),
+            params.collect(),
+        ));
     }
     let contracts = program.contracts().into_iter().zip(predict_contracts(program, sizes)?);
     for (idx, (contract, traffic)) in contracts.enumerate() {
@@ -101,7 +108,13 @@ pub fn report(program: &Program, sizes: &SizeEnv) -> Result<ScheduleReport, Diag
             Some(param_report(moved.name.as_str(), dtype, &shape, moved, program))
         });
         let params = params.collect();
-        kernels.push(kernel_report(format!("contract_{idx}"), &traffic, 1, vec!["library".to_string()], params));
+        kernels.push(kernel_report(
+            format!("contract_{idx}"),
+            &traffic,
+            1,
+            vec!["library".to_string()],
+            params,
+        ));
     }
     let (mut streams, mut constants) = (Bytes::default(), Bytes::default());
     for kernel in &kernels {
@@ -120,7 +133,10 @@ fn kernel_report(
 ) -> KernelReport {
     let sum = |is_stream: bool| {
         let mut bytes = Bytes::default();
-        params.iter().filter(|param| param.is_stream == is_stream).for_each(|param| bytes.add(param.bytes, 1));
+        params
+            .iter()
+            .filter(|param| param.is_stream == is_stream)
+            .for_each(|param| bytes.add(param.bytes, 1));
         bytes
     };
     let (streams, constants) = (sum(true), sum(false));

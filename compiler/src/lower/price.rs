@@ -32,7 +32,13 @@ pub struct KernelCost {
 
 impl Default for KernelCost {
     fn default() -> Self {
-        KernelCost { target: Target::default(), bandwidth: 2e10, rate: 1e10, library_rate: 8e10, launch: 2e-6 }
+        KernelCost {
+            target: Target::default(),
+            bandwidth: 2e10,
+            rate: 1e10,
+            library_rate: 8e10,
+            launch: 2e-6,
+        }
     }
 }
 

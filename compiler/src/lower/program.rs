@@ -168,12 +168,17 @@ impl ProgramBuilder<'_> {
         let mut factors = vec![];
         for part in &product.factors {
             let place = places.get(&part.value).cloned();
-            let place = place.ok_or_else(|| Diagnostic::verify("a contraction reads a value that has no memory"))?;
+            let place =
+                place.ok_or_else(|| Diagnostic::verify("a contraction reads a value that has no memory"))?;
             factors.push(matrix(place, &part.offset, &part.strides));
         }
         let result = self.place(graph, graph.nodes[node].results[0], places);
         let c = matrix(result, &Dim::default(), &product.result);
-        let ([batch, m, n, k], [a, b]) = (product.extents.clone(), <[Matrix; 2]>::try_from(factors).map_err(|_| Diagnostic::verify("a contraction has two factors"))?);
+        let ([batch, m, n, k], [a, b]) = (
+            product.extents.clone(),
+            <[Matrix; 2]>::try_from(factors)
+                .map_err(|_| Diagnostic::verify("a contraction has two factors"))?,
+        );
         Ok(Step::Contract(Contract { batch, m, n, k, a, b, c }))
     }
 

@@ -93,8 +93,20 @@ pub fn large_product(graph: &Graph, node: N) -> Option<Product> {
     let result = flatten(&own, &graph.values[*result].ty.shape);
     let [batch, rows, cols, sum] = &groups;
     let factors = [
-        factor(graph, node, *a, left.iter().map(|label| Index::var(var(*label))).collect(), [batch, rows, sum])?,
-        factor(graph, node, *b, right.iter().map(|label| Index::var(var(*label))).collect(), [batch, sum, cols])?,
+        factor(
+            graph,
+            node,
+            *a,
+            left.iter().map(|label| Index::var(var(*label))).collect(),
+            [batch, rows, sum],
+        )?,
+        factor(
+            graph,
+            node,
+            *b,
+            right.iter().map(|label| Index::var(var(*label))).collect(),
+            [batch, sum, cols],
+        )?,
     ];
     Some(Product { extents, factors, result: strides(&result, [batch, rows, cols])? })
 }

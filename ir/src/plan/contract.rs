@@ -116,8 +116,9 @@ impl Contract {
                 *extent = eval(dim)?;
             }
             let name = operand.name;
-            spans[idx] = span(&extents, &strides[idx])
-                .ok_or_else(|| input(format!("`{name}` of a contraction has more elements than fit 64 bits")))?;
+            spans[idx] = span(&extents, &strides[idx]).ok_or_else(|| {
+                input(format!("`{name}` of a contraction has more elements than fit 64 bits"))
+            })?;
             if operand.access == Access::Write && !is_dense(&extents, &strides[idx]) {
                 return Err(input(format!("`{name}` of a contraction has gaps or overlaps itself")));
             }

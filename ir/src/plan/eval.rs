@@ -216,7 +216,8 @@ impl<'p> Machine<'p> {
             let (offset, len) = (self.dim(&arg.offset)?, self.memory.arrays[arrays[idx]].len() as i64);
             let end = offset.checked_add(numbers.spans[idx]);
             if offset < 0 || end.is_none_or(|end| end > len) {
-                let message = format!("`{}` from element {offset} on leaves its {len} elements", operand.name);
+                let message =
+                    format!("`{}` from element {offset} on leaves its {len} elements", operand.name);
                 return Err(fault(message));
             }
             first[idx] = offset as usize;
@@ -231,7 +232,8 @@ impl<'p> Machine<'p> {
             let mut values = vec![];
             for place in places(first[idx], extents, numbers.strides[idx]) {
                 let value = self.memory.arrays[arrays[idx]].get(place);
-                let value = value.ok_or_else(|| fault(format!("reads element {place}, which was never written")))?;
+                let value =
+                    value.ok_or_else(|| fault(format!("reads element {place}, which was never written")))?;
                 values.push(value.as_f64());
             }
             Ok(values)

@@ -12,8 +12,8 @@
 //!
 //! Sizes are compared as polynomials over sizes that are not negative: what cannot be decided is left to the run.
 
-use super::text::{Parsed, Spans};
 use super::contract::has_library;
+use super::text::{Parsed, Spans};
 use super::{Arg, BufferId, BufferKind, Contract, Program, Step};
 use crate::diag::{Diagnostic, Diagnostics, ErrorKind, Span};
 use crate::dim::{Dim, Sym};
@@ -325,7 +325,10 @@ impl<'p> Checker<'p> {
                 for dim in [extent, stride] {
                     self.known_size(span, dim);
                     if is_negative(dim) {
-                        self.fail(span, format!("`{}` has the negative extent or stride {dim}", operand.name));
+                        self.fail(
+                            span,
+                            format!("`{}` has the negative extent or stride {dim}", operand.name),
+                        );
                     }
                 }
                 last = last.add(&extent.sub(&Dim::constant(1)).mul(stride));
@@ -418,10 +421,14 @@ impl<'p> Checker<'p> {
         let kind = |arg: &Arg| self.program.buffers[arg.buffer.0 as usize].kind;
         if one.arg.buffer != other.arg.buffer {
             let home = |arg: &Arg| self.home[arg.buffer.0 as usize];
-            let temps = matches!((kind(one.arg), kind(other.arg)), (BufferKind::Temp(_), BufferKind::Temp(_)));
+            let temps =
+                matches!((kind(one.arg), kind(other.arg)), (BufferKind::Temp(_), BufferKind::Temp(_)));
             if temps && home(one.arg) == home(other.arg) {
-                let message =
-                    format!("`{}` and `{}` share a slot but are used at once", name(one.arg), name(other.arg));
+                let message = format!(
+                    "`{}` and `{}` share a slot but are used at once",
+                    name(one.arg),
+                    name(other.arg)
+                );
                 self.fail(span, message);
             }
             return;

@@ -134,7 +134,8 @@ fn stack(name: &str, source: &str) {
 fn product(x: &[f64], w: &[f64], k: usize, n: usize, is_transposed: bool) -> Vec<f64> {
     let weight = |row: usize, col: usize| if is_transposed { w[col * k + row] } else { w[row * n + col] };
     let rows = x.chunks(k);
-    rows.flat_map(|row| (0..n).map(move |col| (0..k).map(|term| row[term] * weight(term, col)).sum())).collect()
+    rows.flat_map(|row| (0..n).map(move |col| (0..k).map(|term| row[term] * weight(term, col)).sum()))
+        .collect()
 }
 
 fn products(name: &str, source: &str) {
