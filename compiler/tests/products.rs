@@ -54,9 +54,9 @@ fn movement_becomes_strides() {
 dim T in 1..=1000 default 40
 export fn @main(%x: f32[T,2,64], %w: f32[32,128]) -> (y: f32[T,2,64], g: f32[64,32]) {
   a = reshape(x, shape=[T,128])
-  h = slice(a, axis=1, start=32, size=64)
+  h = slice(a, axis=1, start=32, end=96)
   v = reshape(transpose(w, axes=[1,0]), shape=[2,64,32])
-  u = reshape(slice(v, axis=0, start=1, size=1), shape=[64,32])
+  u = reshape(slice(v, axis=0, start=1, end=2), shape=[64,32])
   g = contract(h, u, spec=\"tk,ko->to\", dtype=f32)
   p = contract(g, w, spec=\"to,on->tn\", dtype=f32)
   q = contract(h, g, spec=\"tk,to->ko\", dtype=f32)
@@ -87,12 +87,12 @@ export fn @main(%x: f32[{m},{k}], %w: f32[{k},{n}]) -> (y: f32[{m},{n}]) {{
 fn a_loop_with_large_products_is_one_of_the_plan() {
     let source = "
 dim T in 1..=1000 default 40
-fn @layer(%h: f32[T,32], %w: f32[32,32]) -> (h: f32[T,32], s: f32[T,32]) {
-  y = contract(h, w, spec=\"tk,ok->to\", dtype=f32)
+fn @layer(%h: f64[T,64], %w: f64[64,64]) -> (h: f64[T,64], s: f64[T,64]) {
+  y = contract(h, w, spec=\"tk,ok->to\", dtype=f64)
   z = tanh(y)
   return h = z, s = y
 }
-export fn @main(%x: f32[T,32], %ws: f32[4,32,32]) -> (y: f32[T,32], s: f32[4,T,32]) {
+export fn @main(%x: f64[T,64], %ws: f64[4,64,64]) -> (y: f64[T,64], s: f64[4,T,64]) {
   y, s = loop(x, ws, body=@layer, trip=4, carry=1, scan=1)
   return y = y, s = s
 }";
