@@ -66,7 +66,7 @@ pub struct CallReport {
     pub sizes: SizeEnv,
     /// The memory it took; the sums of what was allocated, which are what the plan says.
     pub memory: Memory,
-    /// Kernels launched.
+    /// Kernels launched and contractions done.
     pub n_launches: u64,
 }
 

@@ -3,9 +3,10 @@
 //! In: a resolved plan, entry points, and the memory of every buffer. Out: the kernels have run. Takes no decision: what runs
 //! on which thread is left open, and no result depends on it.
 
+use crate::gemm;
 use crate::memory::Block;
 use crate::pool::Pool;
-use crate::resolve::{Arg, Kernel, Resolved, Step};
+use crate::resolve::{Arg, Contract, Kernel, Resolved, Step};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel::abi::KernelFn;
@@ -63,7 +64,7 @@ impl<'a> Call<'a> {
         Call { resolved, entries, pool, starts, scratch, counters: SizeEnv::new(), n_launches: 0, trace }
     }
 
-    /// Runs all steps; returns how many kernels were launched.
+    /// Runs all steps; returns how many kernels and contractions ran.
     ///
     /// # Safety
     ///
@@ -84,6 +85,8 @@ impl<'a> Call<'a> {
             match step {
                 // SAFETY: passed on.
                 Step::Launch { kernel, args } => unsafe { self.launch(*kernel, args)? },
+                // SAFETY: passed on.
+                Step::Contract(contract) => unsafe { self.contract(contract)? },
                 Step::Loop { var, trip, body, swaps } => {
                     for iteration in 0..trip.eval(&self.counters)? {
                         self.counters.insert(var.clone(), iteration);
@@ -133,6 +136,29 @@ impl<'a> Call<'a> {
         if let (Some(start), Some(trace)) = (start, &mut self.trace) {
             trace(Launched { kernel: kernel_idx, start, end: Instant::now() });
         }
+        Ok(())
+    }
+    /// # Safety
+    ///
+    /// As [`Call::run`].
+    unsafe fn contract(&mut self, contract: &Contract) -> Result<(), Diagnostic> {
+        let mut starts = [std::ptr::null_mut(); 3];
+        let mut ranges = [(0, 0); 3];
+        for (idx, arg) in contract.args.iter().enumerate() {
+            let offset = arg.offset_bytes(&self.counters, self.resolved.buffer_bytes[arg.buffer])?;
+            // The offset was just checked to lie within the buffer.
+            starts[idx] = self.starts[arg.buffer].wrapping_add(offset as usize);
+            let first = starts[idx] as usize;
+            ranges[idx] = (first, first + arg.needed_bytes as usize);
+        }
+        let result = ranges[2];
+        if ranges[..2].iter().any(|factor| factor.0 < result.1 && result.0 < factor.1) {
+            return Err(Diagnostic::verify("the result of a contraction overlaps one of its factors"));
+        }
+        self.n_launches += 1;
+        // SAFETY: each pointer is to as many bytes as the matrices span (`Arg::offset_bytes`), aligned to the element type; the
+        // result overlaps neither factor, and nobody else runs while this step does.
+        unsafe { gemm::run(self.pool, contract.dtype, &contract.sizes, starts) };
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! In: a [plan](birkhoff_ir::plan::Program), the entry points of its kernels ([`KernelImage`]) and the caller's arrays
 //! ([`View`], [`ViewMut`]). Out: the arrays written, and a [`CallReport`]. An [`Executable`] is called through `&self`, from
 //! any number of threads at once; the result of a call is the same, to the bit, for any number of threads in its [`Pool`],
-//! because tiles are independent and cut by the plan alone. Beside it stands [`ptx_sim`], a simulated CUDA device.
+//! because tiles are independent and cut by the plan alone. Matrix products
+//! of the plan go to the `gemm` crate. Beside it stands [`ptx_sim`], a simulated CUDA device.
 //!
 //! Deliberately absent: compilers and code generators (an image is a trait object), files and terminals, conversions
 //! between element types.
@@ -11,6 +12,7 @@
 mod buffer;
 mod element;
 mod executable;
+mod gemm;
 mod image;
 mod launch;
 pub mod limits;

@@ -6,7 +6,9 @@
 use crate::memory::n_elems;
 use birkhoff_ir::diag::{Diagnostic, Span};
 use birkhoff_ir::dim::{Dim, DimError, SizeEnv, Sym};
+use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{self, Access, abi};
+use birkhoff_ir::plan::contract::{ContractSizes, has_library};
 use birkhoff_ir::plan::{self, BufferKind, Program};
 
 /// A plan in numbers.
@@ -46,6 +48,8 @@ pub(crate) enum Step {
         /// One per parameter.
         args: Vec<Arg>,
     },
+    /// Matrix products by the library.
+    Contract(Contract),
     /// Runs the body a number of times.
     Loop {
         /// The counter's name.
@@ -57,6 +61,16 @@ pub(crate) enum Step {
         /// Pairs of buffers that exchange their memory after each iteration.
         swaps: Vec<(usize, usize)>,
     },
+}
+
+/// Matrix products at given sizes.
+pub(crate) struct Contract {
+    /// The element type of all three.
+    pub dtype: DType,
+    /// Extents and strides.
+    pub sizes: ContractSizes,
+    /// Both factors and the result.
+    pub args: [Arg; 3],
 }
 
 /// A buffer from an offset on, as a kernel's parameter.
@@ -145,6 +159,7 @@ fn check_steps(program: &Program, steps: &[plan::Step], errors: &mut Vec<String>
                 None => errors.push(format!("kernel {kernel} does not exist")),
                 Some(func) => check_args(program, func, args, errors),
             },
+            plan::Step::Contract(contract) => check_contract(program, contract, errors),
             plan::Step::Loop { body, swaps, .. } => {
                 check_steps(program, body, errors);
                 for (a, b) in swaps {
@@ -156,6 +171,20 @@ fn check_steps(program: &Program, steps: &[plan::Step], errors: &mut Vec<String>
                 }
             }
         }
+    }
+}
+
+fn check_contract(program: &Program, contract: &plan::Contract, errors: &mut Vec<String>) {
+    let buffers = contract.buffers().map(|id| program.buffers.get(id.0 as usize));
+    let [Some(a), Some(b), Some(c)] = buffers else {
+        errors.push("a contraction takes a buffer that does not exist".to_string());
+        return;
+    };
+    if !has_library(c.dtype) || a.dtype != c.dtype || b.dtype != c.dtype {
+        errors.push(format!("a contraction of {} and {} to {}", a.dtype, b.dtype, c.dtype));
+    }
+    if c.kind == BufferKind::Input {
+        errors.push(format!("a contraction writes the input `{}`", c.name));
     }
 }
 
@@ -302,6 +331,7 @@ fn resolve_step(program: &Program, resolved: &Resolved, step: &plan::Step) -> Re
                 args.iter().zip(params).map(|(arg, param)| resolve_arg(arg, param, resolved)).collect();
             Ok(Step::Launch { kernel, args: args? })
         }
+        plan::Step::Contract(contract) => resolve_contract(program, contract, resolved).map(Step::Contract),
         plan::Step::Loop { var, trip, body, swaps } => {
             let swaps: Vec<(usize, usize)> =
                 swaps.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
@@ -319,9 +349,30 @@ fn resolve_step(program: &Program, resolved: &Resolved, step: &plan::Step) -> Re
     }
 }
 
+fn resolve_contract(
+    program: &Program,
+    contract: &plan::Contract,
+    resolved: &Resolved,
+) -> Result<Contract, Diagnostic> {
+    let dtype = program.buffers[contract.c.arg.buffer.0 as usize].dtype;
+    let sizes = contract.sizes(&resolved.sizes)?;
+    let [a, b, c] = contract.operands();
+    let arg = |operand: plan::contract::Operand<'_>, span: i64| {
+        let needed_bytes = size_bytes(&[span], dtype.size_bytes())?;
+        part(&operand.matrix.arg, dtype.size_bytes(), needed_bytes, resolved)
+    };
+    let args = [arg(a, sizes.spans[0])?, arg(b, sizes.spans[1])?, arg(c, sizes.spans[2])?];
+    Ok(Contract { dtype, sizes, args })
+}
+
 fn resolve_arg(arg: &plan::Arg, param: &kernel::Param, resolved: &Resolved) -> Result<Arg, Diagnostic> {
     let elem_bytes = param.dtype.size_bytes();
     let needed_bytes = size_bytes(&eval_shape(&param.shape, &resolved.sizes)?, elem_bytes)?;
+    part(arg, elem_bytes, needed_bytes, resolved)
+}
+
+/// A part of a buffer, checked to lie in it where that is known by now.
+fn part(arg: &plan::Arg, elem_bytes: u64, needed_bytes: u64, resolved: &Resolved) -> Result<Arg, Diagnostic> {
     let offset_bytes = arg.offset.mul(&Dim::constant(elem_bytes as i64));
     let offset_bytes = Number::new(&offset_bytes, &resolved.sizes).map_err(overflow)?;
     let resolved_arg = Arg { buffer: arg.buffer.0 as usize, offset_bytes, needed_bytes };

@@ -30,6 +30,11 @@ fn assert_predicted(program: &Program, sizes: &SizeEnv) {
         let expected = &predicted[*kernel as usize].per_launch;
         assert_eq!(found, expected, "{}", program.kernels[*kernel as usize].name);
     }
+    let predicted =
+        traffic::predict_contracts(program, sizes).unwrap_or_else(|error| panic!("{}", error.message));
+    for (contract, found) in &counted.contracts {
+        assert_eq!(*found, predicted[*contract].per_launch, "contraction {contract}");
+    }
 }
 
 fn layer() -> Spec {

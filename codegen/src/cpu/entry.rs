@@ -258,6 +258,12 @@ impl<'p> Walk<'p, '_> {
         for step in steps {
             match step {
                 Step::Launch { kernel, args } => self.launch(*kernel as usize, args)?,
+                Step::Contract(_) => {
+                    let message = "an object has no library for the contractions of its plan";
+                    return Err(Diagnostic::unsupported(message).help(
+                        "schedule the function without library contractions, or run the plan in process",
+                    ));
+                }
                 Step::Loop { var, trip, body, swaps } => self.repeat(var, trip, body, swaps)?,
             }
         }

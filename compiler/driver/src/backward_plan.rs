@@ -153,7 +153,7 @@ pub(crate) fn plan(
     let chip = match options.target {
         // Evaluators keep nothing on chip, and run what has no kernels.
         Target::Eval => vec![true; module.func(func).nodes.len()],
-        target => on_chip(module, func, &cost_of(target).target),
+        _ => on_chip(module, func, &cost_of(options).target),
     };
     let mut sizes = default_sizes(module);
     sizes.extend(given.iter().map(|(name, size)| (name.clone(), *size)));
@@ -185,7 +185,7 @@ fn assess(halves: &Split, sizes: &SizeEnv, options: &Options) -> Result<(f64, Ba
         let gradient_bytes = signature.outputs.iter().map(|(_, ty)| bytes_of(ty, sizes) as u64).sum();
         return Ok((0.0, BackwardMemory { saved_bytes, gradient_bytes, ..BackwardMemory::default() }));
     }
-    let cost = cost_of(options.target);
+    let cost = cost_of(options);
     let machine = cost.target;
     let forward = lower(&halves.forward.0, halves.forward.1, &machine)?;
     let backward = lower(&halves.backward.0, halves.backward.1, &machine)?;

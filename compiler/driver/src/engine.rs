@@ -164,7 +164,7 @@ fn run_kernels(
             Diagnostic::verify(format!("the plan of `{}` left an output unwritten", program.name))
         })?);
     }
-    Ok((results, outcome.launches.len() as u64))
+    Ok((results, (outcome.launches.len() + outcome.contracts.len()) as u64))
 }
 
 fn run_tensors(

@@ -19,6 +19,8 @@ pub struct Options {
     pub verify: bool,
     /// Keep the back end's texts for inspection.
     pub listings: bool,
+    /// Let a library do large contractions, where the result runs in this process; else kernels do all.
+    pub library_contractions: bool,
 }
 
 impl Default for Options {
@@ -30,6 +32,7 @@ impl Default for Options {
             pool: None,
             verify: cfg!(debug_assertions),
             listings: false,
+            library_contractions: true,
         }
     }
 }

@@ -122,7 +122,7 @@ pub(crate) fn compile_primitives(
     let engine = match options.target {
         Target::Eval => Engine::Tensor(module, func),
         target => {
-            let program = schedule(&module, func, &cost_of(target).target)?;
+            let program = schedule(&module, func, &cost_of(options).target)?;
             if options.verify {
                 plan::verify::verify(&program)?;
             }
@@ -141,7 +141,9 @@ pub fn compile_object(
     observe: &mut dyn FnMut(Stage),
 ) -> Result<cpu::Object, Error> {
     options.target.check()?;
-    let stages = lower(spec, options, Stage::Plan, observe)?;
+    // An object has no undefined symbols, so all of it is generated.
+    let options = Options { library_contractions: false, ..options.clone() };
+    let stages = lower(spec, &options, Stage::Plan, observe)?;
     observe(Stage::Asm);
     let program = stages.program.ok_or_else(|| Diagnostic::verify("scheduling made no plan"))?;
     cpu::object(&program).map_err(|errors| spec.error(errors))
@@ -247,7 +249,7 @@ impl Way<'_> {
 
         observe(Stage::Eqsat);
         let start = Instant::now();
-        let planner = Planner::new(cost_of(options.target));
+        let planner = Planner::new(cost_of(options));
         let optimized = saturate(&bound, func, options, &planner).map_err(fail)?;
         stages.timings.push(("eqsat", start.elapsed()));
         let (module, func) = (optimized.module.clone(), optimized.func);
@@ -268,7 +270,7 @@ impl Way<'_> {
             plan::verify::verify(&program).map_err(fail)?;
         }
         if is_reversed {
-            stages.loops.loops = reversed_loops(&module, func, &cost_of(options.target).target);
+            stages.loops.loops = reversed_loops(&module, func, &cost_of(options).target);
         }
         stages.timings.push(("schedule", start.elapsed()));
         stages.program = Some(program);
@@ -278,9 +280,7 @@ impl Way<'_> {
     /// Takes the cheaper of two programs: `kept`, in which loops stack their iterates, or `again`, in which they run twice.
     fn decide(&self, kept: &mut Stages, again: Stages) {
         let price_of = |stages: &Stages| match (&stages.optimized, &stages.program) {
-            (Some(optimized), Some(program)) => {
-                price(&optimized.module, program, &cost_of(self.options.target))
-            }
+            (Some(optimized), Some(program)) => price(&optimized.module, program, &cost_of(self.options)),
             _ => f64::INFINITY,
         };
         let choice = LoopChoice { stash_price: price_of(kept), rerun_price: price_of(&again) };
@@ -302,9 +302,11 @@ impl Way<'_> {
     }
 }
 
-/// What programs cost on a target.
-pub(crate) fn cost_of(target: Target) -> KernelCost {
-    if target.is_gpu() { KernelCost::gpu() } else { KernelCost::default() }
+/// What programs cost on the target of the options.
+pub(crate) fn cost_of(options: &Options) -> KernelCost {
+    let mut cost = if options.target.is_gpu() { KernelCost::gpu() } else { KernelCost::default() };
+    cost.target.library_contractions &= options.library_contractions;
+    cost
 }
 
 fn saturate(

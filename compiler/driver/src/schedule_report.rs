@@ -2,15 +2,16 @@
 //!
 //! In: a plan and its run-time sizes. Out: per kernel and parameter, *edge* bytes (each element once) and *issued* bytes (every
 //! load and store), in total and per unit of the run-time size. Arrays without a run-time size (parameters of the model) are
-//! summed apart: they do not grow with the batch.
+//! summed apart: they do not grow with the batch. Contractions that a library does stand after the kernels.
 
 use crate::loop_choice::LoopReport;
 use birkhoff_ir::diag::Diagnostic;
-use birkhoff_ir::dim::{SizeEnv, Sym};
+use birkhoff_ir::dim::{Dim, SizeEnv, Sym};
+use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::traffic::ParamTraffic;
-use birkhoff_ir::kernel::{Access, Func, Param, Stmt, abi};
+use birkhoff_ir::kernel::{Access, Func, Stmt, abi};
 use birkhoff_ir::plan::Program;
-use birkhoff_ir::plan::traffic::predict;
+use birkhoff_ir::plan::traffic::{KernelTraffic, predict, predict_contracts};
 use birkhoff_ir::text::array_type;
 use serde_json::{Value, json};
 
@@ -30,7 +31,7 @@ impl Bytes {
     }
 }
 
-/// One kernel of a plan.
+/// One kernel of a plan, or a contraction that a library does.
 #[derive(Clone, PartialEq, Debug)]
 pub struct KernelReport {
     /// Its name.
@@ -85,49 +86,79 @@ pub struct ScheduleReport {
 ///
 /// Errors: a size without a value, or bytes that cannot be predicted.
 pub fn report(program: &Program, sizes: &SizeEnv) -> Result<ScheduleReport, Diagnostic> {
-    let traffic = predict(program, sizes)?;
-    let mut kernels = Vec::with_capacity(traffic.len());
-    let (mut streams, mut constants) = (Bytes::default(), Bytes::default());
-    for (func, traffic) in program.kernels.iter().zip(traffic) {
-        let params: Vec<ParamReport> = func
-            .params
-            .iter()
-            .zip(&traffic.per_launch.per_param)
-            .map(|(param, traffic)| param_report(param, traffic, program))
-            .collect();
-        let sum = |is_stream: bool| {
-            let mut bytes = Bytes::default();
-            params
-                .iter()
-                .filter(|param| param.is_stream == is_stream)
-                .for_each(|param| bytes.add(param.bytes, 1));
-            bytes
-        };
+    let mut kernels = vec![];
+    for (func, traffic) in program.kernels.iter().zip(predict(program, sizes)?) {
+        let params = func.params.iter().zip(&traffic.per_launch.per_param);
+        let params = params.map(|(param, moved)| {
+            param_report(param.name.as_str(), param.dtype, &param.shape, moved, program)
+        });
         let n_tiles = abi::n_tiles(func, sizes)
             .map_err(|error| Diagnostic::input(Default::default(), error.to_string()))?;
-        let kernel = KernelReport {
-            name: func.name.to_string(),
-            launches: traffic.launches,
+        kernels.push(kernel_report(
+            func.name.to_string(),
+            &traffic,
             n_tiles,
-            stages: stage_names(func),
-            streams: sum(true),
-            constants: sum(false),
+            stage_names(func),
+            params.collect(),
+        ));
+    }
+    let contracts = program.contracts().into_iter().zip(predict_contracts(program, sizes)?);
+    for (idx, (contract, traffic)) in contracts.enumerate() {
+        let operands = contract.operands().into_iter().zip(&traffic.per_launch.per_param);
+        let params = operands.filter_map(|(operand, moved)| {
+            let dtype = program.buffer(operand.matrix.arg.buffer)?.dtype;
+            let shape = operand.extents.map(Dim::clone);
+            Some(param_report(moved.name.as_str(), dtype, &shape, moved, program))
+        });
+        let params = params.collect();
+        kernels.push(kernel_report(
+            format!("contract_{idx}"),
+            &traffic,
+            1,
+            vec!["library".to_string()],
             params,
-        };
+        ));
+    }
+    let (mut streams, mut constants) = (Bytes::default(), Bytes::default());
+    for kernel in &kernels {
         streams.add(kernel.streams, kernel.launches);
         constants.add(kernel.constants, kernel.launches);
-        kernels.push(kernel);
     }
     let (name, sizes, loops) = (program.name.to_string(), sizes.clone(), LoopReport::default());
     Ok(ScheduleReport { name, sizes, kernels, streams, constants, loops })
 }
 
-fn param_report(param: &Param, traffic: &ParamTraffic, program: &Program) -> ParamReport {
+fn kernel_report(
+    name: String,
+    traffic: &KernelTraffic,
+    n_tiles: i64,
+    stages: Vec<String>,
+    params: Vec<ParamReport>,
+) -> KernelReport {
+    let sum = |is_stream: bool| {
+        let mut bytes = Bytes::default();
+        params
+            .iter()
+            .filter(|param| param.is_stream == is_stream)
+            .for_each(|param| bytes.add(param.bytes, 1));
+        bytes
+    };
+    let (streams, constants) = (sum(true), sum(false));
+    KernelReport { name, launches: traffic.launches, n_tiles, stages, streams, constants, params }
+}
+
+fn param_report(
+    name: &str,
+    dtype: DType,
+    shape: &[Dim],
+    traffic: &ParamTraffic,
+    program: &Program,
+) -> ParamReport {
     let is_open = |name: &Sym| program.sizes.iter().any(|size| size.name == *name);
     ParamReport {
-        name: param.name.to_string(),
-        ty: array_type(param.dtype, &param.shape),
-        access: match param.access {
+        name: name.to_string(),
+        ty: array_type(dtype, shape),
+        access: match traffic.access {
             Access::Read => "read",
             Access::Write => "write",
             Access::ReadWrite => "read write",
@@ -136,7 +167,7 @@ fn param_report(param: &Param, traffic: &ParamTraffic, program: &Program) -> Par
             edge: traffic.edge_read.saturating_add(traffic.edge_written),
             issued: traffic.issued_read.saturating_add(traffic.issued_written),
         },
-        is_stream: param.shape.iter().any(|dim| dim.syms().iter().any(is_open)),
+        is_stream: shape.iter().any(|dim| dim.syms().iter().any(is_open)),
     }
 }
 

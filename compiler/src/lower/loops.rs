@@ -3,7 +3,7 @@
 //! In: a function of primitives in a bound module. Out: which of its loops stay on chip, and for every loop that is taken
 //! back, where the iterates are that its reverse reads. This is what [`super::lower`] will decide, told without lowering.
 
-use super::program::{kept_values, open_graph, values_for_memory};
+use super::program::{kept_values, library_products, open_graph, values_for_memory};
 use crate::cost::is_fused;
 use crate::schedule::Target;
 use crate::schedule::anchors;
@@ -64,10 +64,13 @@ fn places(module: &Module, func: FuncId, target: &Target) -> (Vec<bool>, Vec<boo
     let source = module.func(func);
     let (graph, axes) = open_graph(module, func, target);
     let walk = Walk { graph: &graph, axes: &axes };
-    let kept = kept_values(&graph);
+    let products = library_products(&graph, target);
+    let kept = kept_values(&graph, &products);
     let is_anchor = anchors::find(&walk, &kept);
-    let is_opaque =
-        |node: usize| graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+    let is_opaque = |node: usize| {
+        let is_closed = graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+        is_closed || products.contains_key(&node)
+    };
     let clusters = partition(&walk, &is_anchor, &is_opaque);
     let mut written = BTreeSet::new();
     for (idx, cluster) in clusters.iter().enumerate() {

@@ -13,7 +13,14 @@ type Lives = BTreeMap<BufferId, (usize, usize)>;
 /// Gives every temporary a slot.
 pub fn assign_slots(program: &mut Program) {
     let mut lives = Lives::new();
-    live_ranges(&program.steps, &mut 0, &mut lives);
+    let mut loops = vec![];
+    live_ranges(&program.steps, &mut 0, &mut lives, &mut loops);
+    // What an iteration writes and others than itself read (a stack of slices) is there from the first iteration on.
+    for (start, end) in loops {
+        for life in lives.values_mut().filter(|life| (start..=end).contains(&life.0) && life.1 > end) {
+            life.0 = start;
+        }
+    }
     let mut order: Vec<(BufferId, (usize, usize))> = lives.into_iter().collect();
     order.sort_by_key(|(id, (first, _))| (*first, *id));
     let mut swapped = BTreeSet::new();
@@ -55,14 +62,17 @@ fn add_size(sizes: &mut Vec<Dim>, bytes: Dim) {
 }
 
 /// Numbers the steps from `clock` on and notes when each buffer is in use. What a loop uses and did not first write itself
-/// lives through all of its iterations, and so do the buffers that swap.
-fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives) {
+/// lives through all of its iterations, and so do the buffers that swap. Notes the first and last position of every loop,
+/// inner ones first.
+fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives, loops: &mut Vec<(usize, usize)>) {
     for step in steps {
         match step {
-            Step::Launch { args, .. } => {
+            Step::Launch { .. } | Step::Contract(_) => {
                 *clock += 1;
-                for arg in args {
-                    let life = lives.entry(arg.buffer).or_insert((*clock, *clock));
+                let mut used = BTreeSet::new();
+                buffers_of(std::slice::from_ref(step), &mut used);
+                for id in used {
+                    let life = lives.entry(id).or_insert((*clock, *clock));
                     life.1 = *clock;
                 }
             }
@@ -70,9 +80,10 @@ fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives) {
                 *clock += 1;
                 let start = *clock;
                 let before: BTreeSet<BufferId> = lives.keys().copied().collect();
-                live_ranges(body, clock, lives);
+                live_ranges(body, clock, lives, loops);
                 *clock += 1;
                 let end = *clock;
+                loops.push((start, end));
                 let mut used = BTreeSet::new();
                 buffers_of(body, &mut used);
                 for id in used {
@@ -105,6 +116,7 @@ fn buffers_of(steps: &[Step], used: &mut BTreeSet<BufferId>) {
     for step in steps {
         match step {
             Step::Launch { args, .. } => used.extend(args.iter().map(|arg| arg.buffer)),
+            Step::Contract(contract) => used.extend(contract.buffers()),
             Step::Loop { body, swaps, .. } => {
                 used.extend(swaps.iter().flat_map(|(now, next)| [*now, *next]));
                 buffers_of(body, used);

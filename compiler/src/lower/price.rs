@@ -8,6 +8,7 @@ use crate::schedule::Target;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::kernel::{Block, ForKind, Func, Index, Inst, Stmt, Var};
+use birkhoff_ir::plan::traffic::KernelTraffic;
 use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::{FuncId, Module};
@@ -23,20 +24,28 @@ pub struct KernelCost {
     pub bandwidth: f64,
     /// Simple vector instructions per second, of all cores together.
     pub rate: f64,
+    /// Multiplications and additions of a library per second, as pairs of f32, of all cores together.
+    pub library_rate: f64,
     /// Seconds per launch.
     pub launch: f64,
 }
 
 impl Default for KernelCost {
     fn default() -> Self {
-        KernelCost { target: Target::default(), bandwidth: 2e10, rate: 1e10, launch: 2e-6 }
+        KernelCost {
+            target: Target::default(),
+            bandwidth: 2e10,
+            rate: 1e10,
+            library_rate: 8e10,
+            launch: 2e-6,
+        }
     }
 }
 
 impl KernelCost {
     /// The model of a GPU of a data centre.
     pub fn gpu() -> Self {
-        KernelCost { target: Target::gpu(), bandwidth: 2e12, rate: 4e11, launch: 4e-6 }
+        KernelCost { target: Target::gpu(), bandwidth: 2e12, rate: 4e11, launch: 4e-6, library_rate: 4e12 }
     }
 }
 
@@ -95,19 +104,30 @@ impl KernelCost {
     pub fn program(&self, program: &Program, sizes: &SizeEnv) -> Option<Cost> {
         let per_kernel = traffic::predict(program, sizes).ok()?;
         let mut cost = Cost::default();
+        let contracts = traffic::predict_contracts(program, sizes).ok()?;
+        for (contract, moved) in program.contracts().into_iter().zip(&contracts) {
+            let wide = program.buffer(contract.c.arg.buffer)?.dtype.size_bytes() as f64 / 4.0;
+            let seconds = wide * contract.sizes(sizes).ok()?.products() / self.library_rate;
+            self.add(&mut cost, moved, seconds * self.rate);
+        }
         for (kernel, moved) in program.kernels.iter().zip(&per_kernel) {
-            let launches = moved.launches as f64;
-            let bytes = moved.per_launch.edge_bytes() as f64;
             let work = instructions(kernel, sizes, self.target.native_lanes);
-            // Memory and arithmetic overlap, but never wholly.
-            let (memory, compute) = (bytes / self.bandwidth, work / self.rate);
-            let time = memory.max(compute) + 0.25 * memory.min(compute) + self.launch;
-            cost.bytes += launches * bytes;
-            cost.flops += launches * work;
-            cost.launches += launches;
-            cost.total += launches * time;
+            self.add(&mut cost, moved, work);
         }
         Some(cost)
+    }
+
+    /// Adds launches that each move so much and take so many instructions.
+    fn add(&self, cost: &mut Cost, moved: &KernelTraffic, work: f64) {
+        let launches = moved.launches as f64;
+        let bytes = moved.per_launch.edge_bytes() as f64;
+        // Memory and arithmetic overlap, but never wholly.
+        let (memory, compute) = (bytes / self.bandwidth, work / self.rate);
+        let time = memory.max(compute) + 0.25 * memory.min(compute) + self.launch;
+        cost.bytes += launches * bytes;
+        cost.flops += launches * work;
+        cost.launches += launches;
+        cost.total += launches * time;
     }
 }
 

@@ -8,6 +8,7 @@ use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
+use crate::schedule::products::{Product, large_product};
 use crate::schedule::stages::Stager;
 use crate::schedule::walk::Walk;
 use birkhoff_ir::diag::Diagnostic;
@@ -15,7 +16,7 @@ use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::build::Builder;
 use birkhoff_ir::kernel::{Access, ForKind, Func, Index};
-use birkhoff_ir::plan::{Arg, Buffer, BufferId, BufferKind, Program, SizeDecl, Step};
+use birkhoff_ir::plan::{Arg, Buffer, BufferId, BufferKind, Contract, Matrix, Program, SizeDecl, Step};
 use birkhoff_ir::tensor::{DimKind, FuncId, Module, OpKind, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,28 +98,31 @@ impl ProgramBuilder<'_> {
             return Err(Diagnostic::unsupported(format!("no kernel can compute `{name}` yet"))
                 .help("run it with --target eval"));
         }
-        let kept = kept_values(&graph);
+        let products = library_products(&graph, self.target);
+        let kept = kept_values(&graph, &products);
         let is_anchor = anchors::find(&walk, &kept);
-        let is_opaque =
-            |node: N| graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+        let is_opaque = |node: N| {
+            let is_closed = graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+            is_closed || products.contains_key(&node)
+        };
         let clusters = partition(&walk, &is_anchor, &is_opaque);
         let mut places: BTreeMap<V, Arg> = graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
         places.extend(graph.outputs.iter().map(|(_, value)| *value).zip(outputs.iter().cloned()));
         let n_users = count_users(&graph);
         let mut steps = vec![];
         for (idx, cluster) in clusters.iter().enumerate() {
+            if let Some(product) = cluster.anchors.first().and_then(|node| products.get(node)) {
+                let step = self.contract(&graph, cluster.anchors[0], product, &mut places)?;
+                steps.push(step);
+                continue;
+            }
             if cluster.is_opaque {
                 self.plan_loop(&walk, cluster.anchors[0], &mut places, &mut steps)?;
                 continue;
             }
             let writes = values_for_memory(&walk, &is_anchor, &clusters, idx);
             for value in &writes {
-                if !places.contains_key(value) {
-                    let info = &graph.values[*value];
-                    let name = info.name.as_deref().unwrap_or("tmp").to_string();
-                    let arg = self.buffer(&name, &info.ty, UNPLANNED);
-                    places.insert(*value, arg);
-                }
+                self.place(&graph, *value, &mut places);
             }
             let sizes = self.size_names();
             let cx = KernelCx {
@@ -134,6 +138,46 @@ impl ProgramBuilder<'_> {
             steps.push(self.launch(kernel, &places)?);
         }
         Ok(steps)
+    }
+
+    /// The memory of a value that something is about to write.
+    fn place(&mut self, graph: &Graph, value: V, places: &mut BTreeMap<V, Arg>) -> Arg {
+        if let Some(place) = places.get(&value) {
+            return place.clone();
+        }
+        let info = &graph.values[value];
+        let arg = self.buffer(info.name.as_deref().unwrap_or("tmp"), &info.ty, UNPLANNED);
+        places.insert(value, arg.clone());
+        arg
+    }
+
+    /// A contraction by the library.
+    fn contract(
+        &mut self,
+        graph: &Graph,
+        node: N,
+        product: &Product,
+        places: &mut BTreeMap<V, Arg>,
+    ) -> Result<Step, Diagnostic> {
+        let matrix = |place: Arg, offset: &Dim, strides: &[Dim; 3]| {
+            let [batch, row, col] = strides.clone();
+            Matrix { arg: Arg { buffer: place.buffer, offset: place.offset.add(offset) }, batch, row, col }
+        };
+        let mut factors = vec![];
+        for part in &product.factors {
+            let place = places.get(&part.value).cloned();
+            let place =
+                place.ok_or_else(|| Diagnostic::verify("a contraction reads a value that has no memory"))?;
+            factors.push(matrix(place, &part.offset, &part.strides));
+        }
+        let result = self.place(graph, graph.nodes[node].results[0], places);
+        let c = matrix(result, &Dim::default(), &product.result);
+        let ([batch, m, n, k], [a, b]) = (
+            product.extents.clone(),
+            <[Matrix; 2]>::try_from(factors)
+                .map_err(|_| Diagnostic::verify("a contraction has two factors"))?,
+        );
+        Ok(Step::Contract(Contract { batch, m, n, k, a, b, c }))
     }
 
     fn launch(&mut self, kernel: LoweredKernel, places: &BTreeMap<V, Arg>) -> Result<Step, Diagnostic> {
@@ -264,7 +308,7 @@ pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Gra
                 opaque.insert(graph.nodes[node].path.clone());
             }
             None => {
-                split_batch_sums(&mut graph);
+                split_batch_sums(&mut graph, &|graph, node| library_product(graph, node, target).is_some());
                 let axes = Axes::new(&graph);
                 return (graph, axes);
             }
@@ -275,11 +319,28 @@ pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Gra
 /// Most elements that one place of the batch may keep in tile memory.
 const MAX_STATE_ELEMS: i64 = 4096;
 
-/// True unless `node` is an inlined loop whose state is too large for a tile.
+/// The product that `node` is, if it goes to a library.
+/// The contractions of a function that a library does.
+pub(super) fn library_products(graph: &Graph, target: &Target) -> BTreeMap<N, Product> {
+    let one = |node: N| Some((node, library_product(graph, node, target)?));
+    (0..graph.nodes.len()).filter_map(one).collect()
+}
+
+fn library_product(graph: &Graph, node: N, target: &Target) -> Option<Product> {
+    if !target.library_contractions {
+        return None;
+    }
+    large_product(graph, node)
+}
+
+/// True unless `node` is an inlined loop with work for a library, or one whose state is too large for a tile.
 fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
     let graph = walk.graph;
     if graph.nodes[node].body.is_none() {
         return true;
+    }
+    if walk.body_nodes(node).iter().any(|inner| library_product(graph, *inner, target).is_some()) {
+        return false;
     }
     let batch = loop_batch(walk, node).classes;
     let stager = Stager { walk, is_anchor: &[], inside: &[], batch: &batch, target };
@@ -295,10 +356,11 @@ fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
     !batch.is_empty() && inner.all(|inner| graph.nodes[inner].results.iter().all(fits))
 }
 
-/// Values that must exist as such: outputs, next states, and what loops of the plan read.
-pub(super) fn kept_values(graph: &Graph) -> BTreeSet<V> {
+/// Values that must exist as such: outputs, next states, and what loops of the plan and contractions read.
+pub(super) fn kept_values(graph: &Graph, products: &BTreeMap<N, Product>) -> BTreeSet<V> {
     let mut kept: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
     kept.extend(graph.regions.iter().flat_map(|region| region.outputs.iter().copied()));
+    kept.extend(products.values().flat_map(|product| &product.factors).map(|part| part.value));
     for node in &graph.nodes {
         if node.op.kind == OpKind::Loop && node.body.is_none() {
             kept.extend(node.args.iter().copied());

@@ -19,11 +19,11 @@ const MAX_ELEMS: i64 = 8192;
 /// Of known size, a sum over fewer places is done by one tile.
 const MIN_PLACES: i64 = 64 * 1024;
 
-/// Cuts every sum over a batch in two.
-pub fn split_batch_sums(graph: &mut Graph) {
+/// Cuts every sum over a batch in two, but for those that `is_whole` names.
+pub fn split_batch_sums(graph: &mut Graph, is_whole: &dyn Fn(&Graph, N) -> bool) {
     let mut node = 0;
     while node < graph.nodes.len() {
-        if is_batch_sum(graph, node) {
+        if is_batch_sum(graph, node) && !is_whole(graph, node) {
             split(graph, node);
             node += 1;
         }

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod coords;
 pub mod graph;
 pub mod phases;
+pub mod products;
 pub mod stages;
 pub mod walk;
 
@@ -32,10 +33,12 @@ pub struct Target {
     pub kept_bytes: i64,
     /// Accumulators that a nest keeps in (vector) registers.
     pub n_accumulators: i64,
+    /// Whether who runs the plan has a library for large matrix products; without one, kernels do them.
+    pub library_contractions: bool,
 }
 
 impl Default for Target {
-    /// A CPU core with sixteen registers of 128 bits and half a mebibyte of cache to itself. Accumulators leave room for operands.
+    /// A CPU core with sixteen registers of 128 bits and half a mebibyte of cache to itself, and a library. Accumulators leave room for operands.
     fn default() -> Self {
         Target {
             lanes: LaneKind::Vector,
@@ -43,6 +46,7 @@ impl Default for Target {
             tile_bytes: 512 * 1024,
             kept_bytes: i64::MAX,
             n_accumulators: 12,
+            library_contractions: true,
         }
     }
 }
@@ -56,6 +60,7 @@ impl Target {
             tile_bytes: 48 * 1024,
             kept_bytes: 38 * 1024,
             n_accumulators: 64,
+            library_contractions: false,
         }
     }
 

@@ -48,6 +48,10 @@ pub fn check(module: &Module, dims: &[(&str, i64)], run_time: &[(&str, i64)], to
         assert_eq!(moved.issued_bytes(), counted.issued_bytes(), "issued bytes of kernel {kernel}");
         assert!(moved.edge_bytes() >= counted.edge_bytes(), "edge bytes of kernel {kernel}");
     }
+    let predicted = plan::traffic::predict_contracts(&program, &env).expect("predicts");
+    for (contract, counted) in &outcome.contracts {
+        assert_eq!(predicted[*contract].per_launch, *counted, "bytes of contraction {contract}");
+    }
     for ((out, want), got) in source.outputs.iter().zip(&expected).zip(&outcome.outputs) {
         let got = got.to_f64s().unwrap_or_else(|| panic!("{} is not fully written", out.name));
         let want = want.to_f64s();

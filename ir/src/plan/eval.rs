@@ -1,15 +1,18 @@
 //! Runs a whole plan with the kernel evaluator.
 //!
-//! In: a verified plan, sizes, one array per input. Out: one array per output, and the traffic of every launch. Temporaries
+//! In: a verified plan, sizes, one array per input. Out: one array per output, and the traffic of every launch and
+//! contraction. A contraction adds its terms in order, in the element type, each product rounded. Temporaries
 //! live in their slots: writing one that shares a slot ends the one that was there, and whoever reads that gets an error.
 
-use super::{Arg, Buffer, BufferId, BufferKind, Program, Step};
+use super::traffic::contract_traffic;
+use super::{Arg, Buffer, BufferId, BufferKind, Contract, Program, Step};
 use crate::diag::Diagnostic;
 use crate::dim::{Dim, SizeEnv};
 use crate::dtype::DType;
 use crate::kernel::Access;
 use crate::kernel::eval::{Array, Binding, Memory, run as run_kernel};
 use crate::kernel::traffic::Traffic;
+use crate::scalar::Scalar;
 
 /// What a run gives.
 #[derive(Clone, PartialEq, Debug)]
@@ -18,6 +21,8 @@ pub struct Outcome {
     pub outputs: Vec<Array>,
     /// In order: which kernel ran, and what it moved.
     pub launches: Vec<(u32, Traffic)>,
+    /// In order: which contraction ran (a position in [`Program::contracts`]), and what it moved.
+    pub contracts: Vec<(usize, Traffic)>,
 }
 
 /// The sizes of a run: `given`, completed by defaults.
@@ -47,7 +52,7 @@ pub fn run(program: &Program, given: &SizeEnv, inputs: &[Array]) -> Result<Outco
     machine.steps(&program.steps)?;
     let outputs = program.buffers_where(|kind| kind == BufferKind::Output);
     let outputs = outputs.into_iter().map(|id| machine.memory.arrays[machine.home[id.0 as usize]].clone());
-    Ok(Outcome { outputs: outputs.collect(), launches: machine.launches })
+    Ok(Outcome { outputs: outputs.collect(), launches: machine.launches, contracts: machine.contracts })
 }
 
 fn input(message: String) -> Diagnostic {
@@ -78,6 +83,9 @@ struct Machine<'p> {
     /// For each buffer: its array. Swaps change it.
     home: Vec<usize>,
     launches: Vec<(u32, Traffic)>,
+    contracts: Vec<(usize, Traffic)>,
+    /// All contractions of the plan, to find positions.
+    known: Vec<&'p Contract>,
 }
 
 impl<'p> Machine<'p> {
@@ -90,6 +98,8 @@ impl<'p> Machine<'p> {
             owner: vec![],
             home: vec![],
             launches: vec![],
+            contracts: vec![],
+            known: program.contracts(),
         };
         let mut given = inputs.iter();
         for (idx, buffer) in program.buffers.iter().enumerate() {
@@ -126,6 +136,7 @@ impl<'p> Machine<'p> {
         for step in steps {
             match step {
                 Step::Launch { kernel, args } => self.launch(*kernel, args)?,
+                Step::Contract(contract) => self.contract(contract)?,
                 Step::Loop { var, trip, body, swaps } => {
                     for count in 0..self.dim(trip)? {
                         self.sizes.insert(var.clone(), count);
@@ -193,6 +204,62 @@ impl<'p> Machine<'p> {
         Ok(())
     }
 
+    fn contract(&mut self, contract: &'p Contract) -> Result<(), Diagnostic> {
+        let fault = |message: String| Diagnostic::verify(format!("a contraction: {message}"));
+        let numbers = contract.sizes(&self.sizes)?;
+        let mut first = [0usize; 3];
+        let mut arrays = [0usize; 3];
+        for (idx, operand) in contract.operands().into_iter().enumerate() {
+            let arg = &operand.matrix.arg;
+            self.claim(arg.buffer, operand.access)?;
+            arrays[idx] = self.home[arg.buffer.0 as usize];
+            let (offset, len) = (self.dim(&arg.offset)?, self.memory.arrays[arrays[idx]].len() as i64);
+            let end = offset.checked_add(numbers.spans[idx]);
+            if offset < 0 || end.is_none_or(|end| end > len) {
+                let message =
+                    format!("`{}` from element {offset} on leaves its {len} elements", operand.name);
+                return Err(fault(message));
+            }
+            first[idx] = offset as usize;
+        }
+        for idx in 0..2 {
+            let end = |idx: usize| first[idx] + numbers.spans[idx] as usize;
+            if arrays[idx] == arrays[2] && first[idx] < end(2) && first[2] < end(idx) {
+                return Err(fault("the result overlaps a factor".to_string()));
+            }
+        }
+        let read = |idx: usize, extents: [i64; 3]| -> Result<Vec<f64>, Diagnostic> {
+            let mut values = vec![];
+            for place in places(first[idx], extents, numbers.strides[idx]) {
+                let value = self.memory.arrays[arrays[idx]].get(place);
+                let value =
+                    value.ok_or_else(|| fault(format!("reads element {place}, which was never written")))?;
+                values.push(value.as_f64());
+            }
+            Ok(values)
+        };
+        let (batch, m, n, k) = (numbers.batch, numbers.m, numbers.n, numbers.k);
+        let a = read(0, [batch, m, k])?;
+        let b = read(1, [batch, k, n])?;
+        let compute = self.memory.arrays[arrays[2]].dtype().compute();
+        let (n_terms, width) = (k as usize, n as usize);
+        for (at, place) in places(first[2], [batch, m, n], numbers.strides[2]).enumerate() {
+            let (row, col) = (at / width, at % width);
+            let matrix = row / m as usize;
+            let left = &a[row * n_terms..][..n_terms];
+            let mut sum = 0.0;
+            for (term, left) in left.iter().enumerate() {
+                sum = compute.round(sum + compute.round(left * b[(matrix * n_terms + term) * width + col]));
+            }
+            self.memory.arrays[arrays[2]].set(place, Scalar::Float(sum));
+        }
+        let extents = [[batch, m, k], [batch, k, n], [batch, m, n]];
+        let counts = [0, 1, 2].map(|idx| distinct(extents[idx], numbers.strides[idx], numbers.spans[idx]));
+        let position = self.known.iter().position(|known| std::ptr::eq(*known, contract)).unwrap_or_default();
+        self.contracts.push((position, contract_traffic(self.program, contract, counts)));
+        Ok(())
+    }
+
     /// Makes sure that the memory of `id` is its own.
     fn claim(&mut self, id: BufferId, access: Access) -> Result<(), Diagnostic> {
         let array = self.home[id.0 as usize];
@@ -219,4 +286,22 @@ impl<'p> Machine<'p> {
         self.owner[array] = Some(id);
         Ok(())
     }
+}
+
+/// The elements of a stack of matrices, in order.
+fn places(first: usize, extents: [i64; 3], strides: [i64; 3]) -> impl Iterator<Item = usize> {
+    let [batch, rows, cols] = extents;
+    let [over_batch, over_rows, over_cols] = strides.map(|stride| stride as usize);
+    (0..batch as usize).flat_map(move |p| {
+        (0..rows as usize).flat_map(move |i| {
+            (0..cols as usize).map(move |j| first + p * over_batch + i * over_rows + j * over_cols)
+        })
+    })
+}
+
+/// How many elements a stack of matrices has, where some may be in one place.
+fn distinct(extents: [i64; 3], strides: [i64; 3], span: i64) -> u64 {
+    let mut seen = vec![false; span as usize];
+    places(0, extents, strides).for_each(|place| seen[place] = true);
+    seen.into_iter().filter(|seen| *seen).count() as u64
 }

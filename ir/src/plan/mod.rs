@@ -1,14 +1,18 @@
-//! The plan: what a compiled function does at run time. Buffers, kernels, and the order of their launches.
+//! The plan: what a compiled function does at run time. Buffers, kernels, the order of their launches, and large matrix
+//! products that a library does.
 //!
 //! In memory terms: inputs and outputs belong to the caller; temporaries live in *slots*, each as large as the largest
 //! temporary that ever uses it, so that temporaries whose lives do not overlap share memory.
 //! Deliberately absent: decisions. A plan runs the same on every device that has its kernels' images.
 
+pub mod contract;
 pub mod eval;
 pub mod memory;
 pub mod text;
 pub mod traffic;
 pub mod verify;
+
+pub use contract::{Contract, Matrix};
 
 use crate::dim::{Dim, Sym};
 use crate::dtype::DType;
@@ -80,6 +84,8 @@ pub enum Step {
         /// One per parameter of the kernel.
         args: Vec<Arg>,
     },
+    /// A matrix product, for a library.
+    Contract(Contract),
     /// Runs `body` `trip` times; `var` counts from 0 and may occur in the offsets of arguments.
     Loop {
         /// The counter's name.
@@ -106,6 +112,22 @@ impl Program {
     /// The buffer of that id.
     pub fn buffer(&self, id: BufferId) -> Option<&Buffer> {
         self.buffers.get(id.0 as usize)
+    }
+
+    /// All contractions, in the order in which they print.
+    pub fn contracts(&self) -> Vec<&Contract> {
+        fn collect<'s>(steps: &'s [Step], found: &mut Vec<&'s Contract>) {
+            for step in steps {
+                match step {
+                    Step::Contract(contract) => found.push(contract),
+                    Step::Loop { body, .. } => collect(body, found),
+                    Step::Launch { .. } => {}
+                }
+            }
+        }
+        let mut found = vec![];
+        collect(&self.steps, &mut found);
+        found
     }
 
     /// Ids of the buffers whose kind `wanted` accepts, in order.

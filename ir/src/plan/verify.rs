@@ -4,18 +4,21 @@
 //!
 //! - Its kernels verify. Names are unique; polynomials mention only sizes, offsets also the counters of the loops around.
 //! - Buffers stand in the order inputs, outputs, temporaries; a temporary fits its slot.
+//! - A contraction has matrices of one dtype that a library has, within their buffers; its result has no gaps.
 //! - A launch passes one buffer per parameter, of its dtype, with room for its elements. Inputs are never written. Nothing
-//!   is read before it is written, or after its slot went to another. Two parameters of a launch overlap only if neither is
-//!   written.
+//!   is read before it is written, or after its slot went to another. Two parameters of a launch, or matrices of a contraction, overlap
+//!   only if neither is written.
 //! - Swaps are between temporaries of one type that share their slots with nobody.
 //!
 //! Sizes are compared as polynomials over sizes that are not negative: what cannot be decided is left to the run.
 
+use super::contract::has_library;
 use super::text::{Parsed, Spans};
-use super::{Arg, BufferId, BufferKind, Program, Step};
+use super::{Arg, BufferId, BufferKind, Contract, Program, Step};
 use crate::diag::{Diagnostic, Diagnostics, ErrorKind, Span};
 use crate::dim::{Dim, Sym};
-use crate::kernel::{self, Access, Param};
+use crate::dtype::DType;
+use crate::kernel::{self, Access};
 use crate::text::is_ident;
 use std::collections::BTreeSet;
 
@@ -69,6 +72,17 @@ pub fn verify_with(program: &Program, spans: &Spans, kind: ErrorKind) -> Result<
     Diagnostics(checker.errors).into_result(())
 }
 
+/// What a step does to a part of a buffer.
+struct Use<'p> {
+    arg: &'p Arg,
+    /// What the part is called.
+    name: String,
+    dtype: DType,
+    access: Access,
+    /// Elements of the part.
+    len: Dim,
+}
+
 struct Checker<'p> {
     program: &'p Program,
     spans: &'p Spans,
@@ -110,6 +124,15 @@ impl<'p> Checker<'p> {
         for name in dim.syms() {
             if !self.names.iter().any(|(known, _)| *known == name) {
                 self.fail(span, format!("`{name}` is not a size or counter here"));
+            }
+        }
+    }
+
+    /// Extents and strides know no counters.
+    fn known_size(&mut self, span: Span, dim: &Dim) {
+        for name in dim.syms() {
+            if !self.names.iter().any(|(known, trip)| *known == name && trip.is_none()) {
+                self.fail(span, format!("`{name}` is not a size"));
             }
         }
     }
@@ -193,6 +216,7 @@ impl<'p> Checker<'p> {
             self.ordinal += 1;
             match step {
                 Step::Launch { kernel, args } => self.launch(span, *kernel, args),
+                Step::Contract(contract) => self.contract(span, contract),
                 Step::Loop { var, trip, body, swaps } => {
                     self.known_names(span, trip);
                     if self.names.iter().any(|(known, _)| known == var) {
@@ -274,48 +298,104 @@ impl<'p> Checker<'p> {
         if args.iter().any(|arg| self.program.buffer(arg.buffer).is_none()) {
             return self.fail(span, format!("@{} gets a buffer that does not exist", kernel.name));
         }
-        for (arg, param) in args.iter().zip(&kernel.params) {
-            self.fits(span, arg, param);
+        let uses = args.iter().zip(&kernel.params).map(|(arg, param)| Use {
+            arg,
+            name: param.name.to_string(),
+            dtype: param.dtype,
+            access: param.access,
+            len: param.shape.iter().fold(Dim::constant(1), |product, dim| product.mul(dim)),
+        });
+        self.uses(span, &format!("@{}", kernel.name), &uses.collect::<Vec<_>>());
+    }
+
+    fn contract(&mut self, span: Span, contract: &'p Contract) {
+        if contract.buffers().iter().any(|id| self.program.buffer(*id).is_none()) {
+            return self.fail(span, "a contraction gets a buffer that does not exist");
         }
-        for (idx, (arg, param)) in args.iter().zip(&kernel.params).enumerate() {
-            for (other, other_param) in args[..idx].iter().zip(&kernel.params) {
-                self.apart(span, (arg, param), (other, other_param));
+        let dtype = self.program.buffers[contract.c.arg.buffer.0 as usize].dtype;
+        if !has_library(dtype) {
+            self.fail(span, format!("a contraction is f32 or f64, found {dtype}"));
+        }
+        let mut uses = vec![];
+        for operand in contract.operands() {
+            let matrix = operand.matrix;
+            let strides = [&matrix.batch, &matrix.row, &matrix.col];
+            let mut last = Dim::default();
+            for (extent, stride) in operand.extents.into_iter().zip(strides) {
+                for dim in [extent, stride] {
+                    self.known_size(span, dim);
+                    if is_negative(dim) {
+                        self.fail(
+                            span,
+                            format!("`{}` has the negative extent or stride {dim}", operand.name),
+                        );
+                    }
+                }
+                last = last.add(&extent.sub(&Dim::constant(1)).mul(stride));
+            }
+            if operand.access == Access::Write && !is_dense(operand.extents, strides) {
+                self.fail(span, format!("`{}` has gaps or overlaps itself", operand.name));
+            }
+            uses.push(Use {
+                arg: &matrix.arg,
+                name: operand.name.to_string(),
+                dtype,
+                access: operand.access,
+                len: last.add(&Dim::constant(1)),
+            });
+        }
+        if contract.a.col.is_const(0) && contract.b.row.is_const(0) && !contract.k.is_const(1) {
+            self.fail(span, "a contraction sums one element again and again");
+        }
+        self.uses(span, "a contraction", &uses);
+    }
+
+    /// Checks what one step reads and writes, and notes what it wrote.
+    fn uses(&mut self, span: Span, step: &str, uses: &[Use<'p>]) {
+        for one in uses {
+            self.fits(span, one);
+        }
+        for (idx, one) in uses.iter().enumerate() {
+            for other in &uses[..idx] {
+                self.apart(span, one, other);
             }
         }
-        for (arg, param) in args.iter().zip(&kernel.params).filter(|(_, param)| param.access != Access::Write)
-        {
-            let has = match self.program.buffers[arg.buffer.0 as usize].kind {
-                BufferKind::Temp(_) => self.holds[self.home[arg.buffer.0 as usize]] == Some(arg.buffer),
-                _ => self.written[arg.buffer.0 as usize],
+        for one in uses.iter().filter(|one| one.access != Access::Write) {
+            let id = one.arg.buffer;
+            let has = match self.program.buffers[id.0 as usize].kind {
+                BufferKind::Temp(_) => self.holds[self.home[id.0 as usize]] == Some(id),
+                _ => self.written[id.0 as usize],
             };
             if !has {
-                let name = &self.program.buffers[arg.buffer.0 as usize].name;
-                let message = format!("@{} reads `{name}` as `{}`", kernel.name, param.name);
+                let name = &self.program.buffers[id.0 as usize].name;
+                let message = format!("{step} reads `{name}` as `{}`", one.name);
                 self.fail(span, format!("{message}, which was not written or whose slot went to another"));
             }
         }
-        for (arg, _) in args.iter().zip(&kernel.params).filter(|(_, param)| param.access != Access::Read) {
-            match self.program.buffers[arg.buffer.0 as usize].kind {
-                BufferKind::Temp(_) => self.holds[self.home[arg.buffer.0 as usize]] = Some(arg.buffer),
-                _ => self.written[arg.buffer.0 as usize] = true,
+        for one in uses.iter().filter(|one| one.access != Access::Read) {
+            let id = one.arg.buffer;
+            match self.program.buffers[id.0 as usize].kind {
+                BufferKind::Temp(_) => self.holds[self.home[id.0 as usize]] = Some(id),
+                _ => self.written[id.0 as usize] = true,
             }
         }
     }
 
-    fn fits(&mut self, span: Span, arg: &Arg, param: &Param) {
+    fn fits(&mut self, span: Span, part: &Use<'p>) {
+        let Use { arg, name: what, .. } = part;
         let buffer = &self.program.buffers[arg.buffer.0 as usize];
-        let (name, what) = (&buffer.name, &param.name);
-        if buffer.dtype != param.dtype {
-            self.fail(span, format!("`{what}` is {}, but `{name}` is {}", param.dtype, buffer.dtype));
+        let name = &buffer.name;
+        if buffer.dtype != part.dtype {
+            self.fail(span, format!("`{what}` is {}, but `{name}` is {}", part.dtype, buffer.dtype));
         }
-        if buffer.kind == BufferKind::Input && param.access != Access::Read {
+        if buffer.kind == BufferKind::Input && part.access != Access::Read {
             self.fail(span, format!("the input `{name}` is written as `{what}`"));
         }
         self.known_names(span, &arg.offset);
         if is_negative(&self.at_last(&arg.offset, false)) {
             self.fail(span, format!("`{name}` is passed from a negative element on"));
         }
-        let end = self.at_last(&arg.offset, true).add(&n_elems(param));
+        let end = self.at_last(&arg.offset, true).add(&part.len);
         if is_negative(&buffer.n_elems().sub(&end)) {
             let message =
                 format!("`{what}` ends after element {end} of `{name}`, which has {}", buffer.n_elems());
@@ -332,34 +412,46 @@ impl<'p> Checker<'p> {
         })
     }
 
-    /// Two parameters of one launch, of which one is written, do not overlap.
-    fn apart(&mut self, span: Span, one: (&Arg, &Param), other: (&Arg, &Param)) {
-        if one.1.access == Access::Read && other.1.access == Access::Read {
+    /// Two parts in one step, of which one is written, do not overlap.
+    fn apart(&mut self, span: Span, one: &Use<'p>, other: &Use<'p>) {
+        if one.access == Access::Read && other.access == Access::Read {
             return;
         }
         let name = |arg: &Arg| self.program.buffers[arg.buffer.0 as usize].name.clone();
         let kind = |arg: &Arg| self.program.buffers[arg.buffer.0 as usize].kind;
-        if one.0.buffer != other.0.buffer {
+        if one.arg.buffer != other.arg.buffer {
             let home = |arg: &Arg| self.home[arg.buffer.0 as usize];
-            let temps = matches!((kind(one.0), kind(other.0)), (BufferKind::Temp(_), BufferKind::Temp(_)));
-            if temps && home(one.0) == home(other.0) {
-                let message =
-                    format!("`{}` and `{}` share a slot but are used at once", name(one.0), name(other.0));
+            let temps =
+                matches!((kind(one.arg), kind(other.arg)), (BufferKind::Temp(_), BufferKind::Temp(_)));
+            if temps && home(one.arg) == home(other.arg) {
+                let message = format!(
+                    "`{}` and `{}` share a slot but are used at once",
+                    name(one.arg),
+                    name(other.arg)
+                );
                 self.fail(span, message);
             }
             return;
         }
-        let before = other.0.offset.sub(&one.0.offset).sub(&n_elems(one.1));
-        let after = one.0.offset.sub(&other.0.offset).sub(&n_elems(other.1));
+        let before = other.arg.offset.sub(&one.arg.offset).sub(&one.len);
+        let after = one.arg.offset.sub(&other.arg.offset).sub(&other.len);
         if !not_negative(&before) && !not_negative(&after) {
-            let message = format!("`{}` and `{}` may overlap in `{}`", one.1.name, other.1.name, name(one.0));
+            let message = format!("`{}` and `{}` may overlap in `{}`", one.name, other.name, name(one.arg));
             self.fail(span, format!("{message}, and one of them is written"));
         }
     }
 }
 
-fn n_elems(param: &Param) -> Dim {
-    param.shape.iter().fold(Dim::constant(1), |product, dim| product.mul(dim))
+/// True if the strides are those of a dense array with its axes in some order.
+fn is_dense(extents: [&Dim; 3], strides: [&Dim; 3]) -> bool {
+    let mut axes: Vec<(&Dim, &Dim)> =
+        extents.into_iter().zip(strides).filter(|(extent, _)| !extent.is_const(1)).collect();
+    let mut expected = Dim::constant(1);
+    while !axes.is_empty() {
+        let Some(next) = axes.iter().position(|(_, stride)| **stride == expected) else { return false };
+        expected = expected.mul(axes.swap_remove(next).0);
+    }
+    true
 }
 
 /// True if no sizes (which are not negative) make `dim` negative.

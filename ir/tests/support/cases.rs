@@ -13,6 +13,7 @@ pub fn run(name: &str, source: &str) {
         "phi_gradient.plan" => phi_gradient(name, source),
         "log_sinkhorn.plan" => log_sinkhorn(name, source),
         "stack.plan" => stack(name, source),
+        "products.plan" => products(name, source),
         _ => panic!("{name} has no case in tests/support/cases.rs"),
     }
 }
@@ -126,5 +127,32 @@ fn stack(name: &str, source: &str) {
             expected.extend(next);
         }
         assert_close("xs", &out["xs"], &expected, 1e-6);
+    }
+}
+
+/// `x w` of row-major matrices with `k` columns in `x` and `n` in the result; `w` may be given transposed.
+fn product(x: &[f64], w: &[f64], k: usize, n: usize, is_transposed: bool) -> Vec<f64> {
+    let weight = |row: usize, col: usize| if is_transposed { w[col * k + row] } else { w[row * n + col] };
+    let rows = x.chunks(k);
+    rows.flat_map(|row| (0..n).map(move |col| (0..k).map(|term| row[term] * weight(term, col)).sum()))
+        .collect()
+}
+
+fn products(name: &str, source: &str) {
+    let program = load_plan(name, source);
+    for n_tokens in [0, 1, 13] {
+        let mut random = Random::new(23);
+        let (x, ws, us) = (random.values(n_tokens * 3, 1.0), random.values(36, 1.0), random.values(30, 1.0));
+        let out = run_plan(&program, &[("T", n_tokens as i64)], &[&x, &ws, &us]);
+        let mut state = product(&x, &ws[..9], 3, 3, false);
+        for layer in 1..4 {
+            state = product(&state, &ws[9 * layer..], 3, 3, true);
+        }
+        let last = product(&state, &ws[..9], 3, 3, false);
+        let turned: Vec<f64> =
+            (0..3).flat_map(|col| last.iter().skip(col).step_by(3)).take(3 * n_tokens).copied().collect();
+        assert_close("y", &out["y"], &turned, 1e-12);
+        let expected = [product(&x, &us[..15], 3, 5, false), product(&x, &us[15..], 3, 5, false)].concat();
+        assert_close("z", &out["z"], &expected, 1e-12);
     }
 }

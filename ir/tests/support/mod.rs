@@ -94,6 +94,12 @@ pub fn run_plan(program: &Program, sizes: &[(&str, i64)], inputs: &[&[f64]]) -> 
     for (kernel, traffic) in &outcome.launches {
         assert_eq!(predicted[*kernel as usize].per_launch, *traffic);
     }
+    let contracts = plan::traffic::predict_contracts(program, &sizes).unwrap();
+    for (contract, traffic) in &outcome.contracts {
+        assert_eq!(contracts[*contract].per_launch, *traffic);
+    }
+    let n_contracts: u64 = contracts.iter().map(|contract| contract.launches).sum();
+    assert_eq!(n_contracts, outcome.contracts.len() as u64);
     let n_launches: u64 = predicted.iter().map(|kernel| kernel.launches).sum();
     assert_eq!(n_launches, outcome.launches.len() as u64);
     let outputs = of_kind(BufferKind::Output).zip(&outcome.outputs);

@@ -10,12 +10,16 @@
 //!   slot 0: T*16
 //!   slot 1: T*16                                    // bytes; the largest, if there are several
 //!   launch @pre(x, state, h)
+//!   contract(1, T, 64, 2560): h(0, 64, 1) = x[T*2560..](0, 2560, 1) * w(0, 1, 2560)
 //!   loop l in 0..24 swap (state, next) {
 //!     launch @step(x[l*T..], state, next)           // from element l*T on
 //!   }
 //! }
 //! kernel @pre( .. ) { .. }
 //! ```
+//! A contraction names how many products it does, their rows, columns and the terms of each sum; of every matrix the
+//! strides of the stack, of rows and of columns.
+//!
 //! The kernels stand after the plan, in the text of [`crate::kernel::text`].
 //!
 //! Round trip: `parse(print(p)) == canonical(p)` for every `p` that verifies, where only kernels have more than one form.

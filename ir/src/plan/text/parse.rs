@@ -4,7 +4,7 @@ use super::Spans;
 use crate::diag::{Diagnostic, Span};
 use crate::dim::{Dim, Sym};
 use crate::kernel;
-use crate::plan::{Arg, Buffer, BufferId, BufferKind, Program, SizeDecl, Step};
+use crate::plan::{Arg, Buffer, BufferId, BufferKind, Contract, Matrix, Program, SizeDecl, Step};
 use crate::text::{Cursor, Token, parse_dim};
 
 /// A plan and where its parts stand.
@@ -176,8 +176,13 @@ impl Parser<'_> {
         if self.cursor.eat_word("loop") {
             return self.loop_step(start, ordinal);
         }
+        if self.cursor.eat_word("contract") {
+            let contract = self.contract()?;
+            self.spans.steps[ordinal] = self.cursor.span_from(start);
+            return Ok(Step::Contract(contract));
+        }
         if !self.cursor.eat_word("launch") {
-            return Err(self.cursor.unexpected("`launch`, `loop` or `}`"));
+            return Err(self.cursor.unexpected("`launch`, `contract`, `loop` or `}`"));
         }
         let span = self.cursor.span();
         let name = Sym::from(&self.cursor.expect(Token::Global)?[1..]);
@@ -208,6 +213,37 @@ impl Parser<'_> {
             self.cursor.expect(Token::BracketClose)?;
         }
         Ok(Arg { buffer, offset })
+    }
+
+    fn contract(&mut self) -> Result<Contract, Diagnostic> {
+        let [batch, m, n, k] = self.dims()?;
+        self.cursor.expect(Token::Colon)?;
+        let c = self.matrix()?;
+        self.cursor.expect(Token::Equals)?;
+        let a = self.matrix()?;
+        self.cursor.expect(Token::Star)?;
+        let b = self.matrix()?;
+        Ok(Contract { batch, m, n, k, a, b, c })
+    }
+
+    fn matrix(&mut self) -> Result<Matrix, Diagnostic> {
+        let arg = self.arg()?;
+        let [batch, row, col] = self.dims()?;
+        Ok(Matrix { arg, batch, row, col })
+    }
+
+    /// So many polynomials in parentheses.
+    fn dims<const N: usize>(&mut self) -> Result<[Dim; N], Diagnostic> {
+        self.cursor.expect(Token::ParenOpen)?;
+        let mut dims = std::array::from_fn(|_| Dim::default());
+        for (idx, dim) in dims.iter_mut().enumerate() {
+            if idx > 0 {
+                self.cursor.expect(Token::Comma)?;
+            }
+            *dim = self.dim()?;
+        }
+        self.cursor.expect(Token::ParenClose)?;
+        Ok(dims)
     }
 
     fn loop_step(&mut self, start: usize, ordinal: usize) -> Result<Step, Diagnostic> {
@@ -267,6 +303,7 @@ fn renumber(steps: &mut [Step], positions: &[u32]) {
             Step::Launch { kernel, .. } => {
                 *kernel = positions.get(*kernel as usize).copied().unwrap_or(*kernel)
             }
+            Step::Contract(_) => {}
             Step::Loop { body, .. } => renumber(body, positions),
         }
     }

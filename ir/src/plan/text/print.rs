@@ -2,7 +2,7 @@
 
 use crate::dim::Dim;
 use crate::kernel;
-use crate::plan::{Arg, BufferKind, Program, Step};
+use crate::plan::{Arg, BufferKind, Contract, Matrix, Program, Step};
 use crate::text::array_type;
 use std::fmt::Write;
 
@@ -51,6 +51,7 @@ fn steps(out: &mut String, indent: usize, program: &Program, block: &[Step]) {
                 let args: Vec<String> = args.iter().map(|arg| arg_text(program, arg)).collect();
                 line(out, indent, &format!("launch @{name}({})", args.join(", ")));
             }
+            Step::Contract(contract) => line(out, indent, &contract_text(program, contract)),
             Step::Loop { var, trip, body, swaps } => {
                 let pairs: Vec<String> = swaps
                     .iter()
@@ -68,6 +69,15 @@ fn steps(out: &mut String, indent: usize, program: &Program, block: &[Step]) {
 
 fn buffer_name(program: &Program, id: crate::plan::BufferId) -> String {
     program.buffer(id).map_or_else(|| format!("unknown_{}", id.0), |buffer| buffer.name.to_string())
+}
+
+fn contract_text(program: &Program, contract: &Contract) -> String {
+    let Contract { batch, m, n, k, a, b, c } = contract;
+    let text = |matrix: &Matrix| {
+        let Matrix { arg, batch, row, col } = matrix;
+        format!("{}({batch}, {row}, {col})", arg_text(program, arg))
+    };
+    format!("contract({batch}, {m}, {n}, {k}): {} = {} * {}", text(c), text(a), text(b))
 }
 
 fn arg_text(program: &Program, arg: &Arg) -> String {
