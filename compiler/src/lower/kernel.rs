@@ -256,7 +256,8 @@ impl KernelLowering<'_, '_> {
         let n_places: Option<i64> =
             cluster.batch.iter().map(|class| axes.extent(*class).as_const()).product();
         let fits = n_places.map_or(fits, |places| fits.min((places / N_CHUNKS).max(8)));
-        let fits = fits.min(self.cx.target.kept_bytes / self.kept_bytes(cluster).max(1)).max(1);
+        // What is too much for tile memory goes to a workspace: rather that than tokens one by one.
+        let fits = fits.min(self.cx.target.kept_bytes / self.kept_bytes(cluster).max(1)).max(8);
         let mut tile = 1;
         while tile * 2 <= fits && tile < extent {
             tile *= 2;

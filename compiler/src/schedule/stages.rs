@@ -326,7 +326,8 @@ impl Stager<'_> {
         for (order, class) in loops.iter().enumerate() {
             // Vectors along a result axis need no reduction at the end; along the innermost loop they need no jumps.
             let summed = order >= large_outer.len();
-            choices.push((2 * cost(*class) + i64::from(summed), order, Lanes::Loop(*class, width)));
+            let lanes = Lanes::Loop(*class, self.fitting_width(*class, width));
+            choices.push((2 * cost(*class) + i64::from(summed), order, lanes));
         }
         if let Some(class) = medium
             && self.block_fits(class)
@@ -348,6 +349,20 @@ impl Stager<'_> {
             .product();
         let (block, n_tokens) = self.blocking(medium, lanes, shares && !large_summed.is_empty(), small_outer);
         Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens }
+    }
+
+    /// At most `width` lanes along `class`. What remains of a reduction over threads is done by one of them: rather fewer lanes
+    /// without a rest, and never more than there are elements.
+    fn fitting_width(&self, class: Class, width: u32) -> u32 {
+        const WARP: i64 = 32;
+        let Some(extent) = self.extent(class).filter(|_| self.target.lanes == LaneKind::Threads) else {
+            return width;
+        };
+        let powers =
+            || std::iter::successors(Some(i64::from(width)), |lanes| Some(lanes / 2)).take_while(|n| *n > 1);
+        let whole = powers().find(|lanes| extent % lanes == 0).filter(|lanes| *lanes >= WARP);
+        let fitting = whole.or_else(|| powers().find(|lanes| *lanes <= extent));
+        fitting.map_or(2, |lanes| lanes as u32)
     }
 
     /// True if the elements along `class` can be the lanes: threads have no use for a part of a block.
