@@ -93,9 +93,3 @@ fn golden_gradients_with_loops_run_again() {
 fn golden_outputs_on_the_simulated_gpu() {
     check_all(Target::PtxSim, None, Loops::Auto);
 }
-
-#[cfg(feature = "ptx")]
-#[test]
-fn golden_outputs_on_the_simulated_gpu_in_f64() {
-    check_all(Target::PtxSim, Some(DType::F64), Loops::Auto);
-}

@@ -121,7 +121,7 @@ pub(crate) fn compile_primitives(
     }
     let engine = match options.target {
         Target::Eval => Engine::Tensor(module, func),
-        target => {
+        _ => {
             let program = schedule(&module, func, &cost_of(options).target)?;
             if options.verify {
                 plan::verify::verify(&program)?;

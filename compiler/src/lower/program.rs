@@ -319,13 +319,13 @@ pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Gra
 /// Most elements that one place of the batch may keep in tile memory.
 const MAX_STATE_ELEMS: i64 = 4096;
 
-/// The product that `node` is, if it goes to a library.
 /// The contractions of a function that a library does.
 pub(super) fn library_products(graph: &Graph, target: &Target) -> BTreeMap<N, Product> {
     let one = |node: N| Some((node, library_product(graph, node, target)?));
     (0..graph.nodes.len()).filter_map(one).collect()
 }
 
+/// The product that `node` is, if it goes to a library.
 fn library_product(graph: &Graph, node: N, target: &Target) -> Option<Product> {
     if !target.library_contractions {
         return None;
