@@ -155,7 +155,7 @@ pub struct ArgEntry {
 
 /// The manifest of `program`, with bytes at `sizes`.
 ///
-/// Errors: a size without a value.
+/// Errors: a size without a value, a contraction that a library would have to do (unsupported).
 pub fn manifest(
     program: &Program,
     image: &Image,
@@ -181,7 +181,7 @@ pub fn manifest(
         buffers: buffers(program),
         slots: program.slots.iter().map(|slot| shape(slot)).collect(),
         kernels: kernels.map(|((func, info), traffic)| kernel(func, info, traffic)).collect(),
-        steps: steps(&program.steps),
+        steps: steps(&program.steps)?,
         bytes_at: sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect(),
     })
 }
@@ -259,21 +259,30 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
     }
 }
 
-fn steps(list: &[Step]) -> Vec<StepEntry> {
-    let entry = |step: &Step| match step {
-        Step::Launch { kernel, args } => StepEntry::Launch {
-            kernel: *kernel,
-            args: args
-                .iter()
-                .map(|arg| ArgEntry { buffer: arg.buffer.0, offset: arg.offset.to_string() })
-                .collect(),
-        },
-        Step::Loop { var, trip, body, swaps } => StepEntry::Loop {
-            var: var.to_string(),
-            trip: trip.to_string(),
-            body: steps(body),
-            swaps: swaps.iter().map(|(a, b)| [a.0, b.0]).collect(),
-        },
+/// A plan for a GPU has no steps that a library of the host would have to do.
+pub fn no_library() -> Diagnostic {
+    Diagnostic::unsupported("on a GPU no library does the contractions of a plan")
+        .help("schedule the function without library contractions")
+}
+
+fn steps(list: &[Step]) -> Result<Vec<StepEntry>, Diagnostic> {
+    let entry = |step: &Step| {
+        Ok(match step {
+            Step::Launch { kernel, args } => StepEntry::Launch {
+                kernel: *kernel,
+                args: args
+                    .iter()
+                    .map(|arg| ArgEntry { buffer: arg.buffer.0, offset: arg.offset.to_string() })
+                    .collect(),
+            },
+            Step::Loop { var, trip, body, swaps } => StepEntry::Loop {
+                var: var.to_string(),
+                trip: trip.to_string(),
+                body: steps(body)?,
+                swaps: swaps.iter().map(|(a, b)| [a.0, b.0]).collect(),
+            },
+            Step::Contract(_) => return Err(no_library()),
+        })
     };
     list.iter().map(entry).collect()
 }

@@ -153,6 +153,7 @@ impl Machine<'_> {
         for step in steps {
             match step {
                 Step::Launch { kernel, args } => self.launch(*kernel as usize, args)?,
+                Step::Contract(_) => return Err(manifest::no_library()),
                 Step::Loop { var, trip, body, swaps } => {
                     for count in 0..self.dim(trip)? {
                         self.sizes.insert(var.clone(), count);

@@ -85,7 +85,7 @@ pub fn large_product(graph: &Graph, node: N) -> Option<Product> {
             groups[axis].push((var(label), extent.clone()));
         }
     }
-    let extents = groups.each_ref().map(|group| n_places(group));
+    let extents = groups.each_ref().map(n_places);
     if !is_large(&extents) {
         return None;
     }
