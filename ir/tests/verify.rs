@@ -99,7 +99,7 @@ fn bodies_come_before_their_loops() {
             found,
             format!(
                 "in @main: `%h = loop(%s) {{body={name}, trip=$p, carry=1}} : f32[n,n]`: \
-                 the body of a loop must be declared before the function that uses it"
+                 the body of `loop` must be declared before the function that uses it"
             )
         );
     }

@@ -1,6 +1,8 @@
 //! Compiles a function to a plan and compares the plan, run in the kernel evaluator, with the function itself, run in the
 //! tensor evaluator.
 
+#![allow(dead_code, reason = "every file of tests uses its part")]
+
 use birkhoff_compiler::expand::expand;
 use birkhoff_compiler::lower::lower;
 use birkhoff_compiler::schedule::Target;
@@ -20,11 +22,28 @@ pub fn sizes(values: &[(&str, i64)]) -> SizeEnv {
 
 /// Compiles the first exported function and compares both evaluators.
 pub fn check(module: &Module, dims: &[(&str, i64)], run_time: &[(&str, i64)], tol: f64) -> plan::Program {
+    check_on(&Target::default(), module, dims, run_time, tol)
+}
+
+/// [`check`] for a machine without a library for contractions, of a function in text.
+pub fn check_kernels(source: &str, dims: &[(&str, i64)], run_time: &[(&str, i64)]) -> plan::Program {
+    let module = text::parse(source).unwrap_or_else(|why| panic!("{}", why.render("test.bir", source)));
+    let target = Target { library_contractions: false, ..Target::default() };
+    check_on(&target, &module, dims, run_time, 2e-5)
+}
+
+fn check_on(
+    target: &Target,
+    module: &Module,
+    dims: &[(&str, i64)],
+    run_time: &[(&str, i64)],
+    tol: f64,
+) -> plan::Program {
     let bound = bind(module, &Bindings { dims: sizes(dims), ..Bindings::default() }).expect("binds");
     let (func, _) = bound.exported().next().expect("one function is exported");
     let (flat, id) = expand(&bound, func).expect("expands");
     let start = std::time::Instant::now();
-    let program = lower(&flat, id, &Target::default()).unwrap_or_else(|why| panic!("{}", why.message));
+    let program = lower(&flat, id, target).unwrap_or_else(|why| panic!("{}", why.message));
     println!("lowered in {:?}", start.elapsed());
     if std::env::var("SHOW_PLAN").is_ok() {
         println!("{}", plan::text::print(&program));
