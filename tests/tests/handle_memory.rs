@@ -46,7 +46,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Lists, names and alignment: what a call allocates beside arrays.
-const OVERHEAD_BYTES: usize = 32 * 1024;
+const OVERHEAD_BYTES: usize = 64 * 1024;
 
 fn assert_near(what: &str, found: usize, told: u64) {
     let told = told as usize;
