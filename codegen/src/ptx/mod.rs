@@ -6,7 +6,7 @@
 //! numbered in 64 bits. The block has as many threads as the widest lane loop has lanes. A lane of a chunk is a thread; what is
 //! outside lane loops is computed by all threads alike, and stored by the first. Register arrays are registers of each thread,
 //! tile memory is shared memory, or where that is too small, a workspace in global memory. Threads meet at a barrier wherever one could touch what another has written, or write what
-//! another has read, since the last barrier ([`hazard`]), and nowhere else. Lane reductions combine by halves, across warps
+//! another has read, since the last barrier (`hazard.rs`), and nowhere else. Lane reductions combine by halves, across warps
 //! through shared memory and within them by shuffles: results are those of the kernel evaluator to the bit.
 //!
 //! **Parameters** of an entry: pointers to global memory, one per parameter of the kernel and in its order, then run-time sizes

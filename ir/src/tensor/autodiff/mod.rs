@@ -1,8 +1,8 @@
 //! Derivatives: the meaning of the ops `jvp` and `vjp`.
 //!
 //! Forward: every op has a rule that writes the tangents of its results as linear ops of those of its operands
-//! ([`linearize`]). Reverse: the function is linearised, then the linear part is transposed, node by node backwards
-//! ([`transpose`]), after which the tangents are dead. Both write ordinary tensor IR, so any order of derivative composes,
+//! (`linearize.rs`). Reverse: the function is linearised, then the linear part is transposed, node by node backwards
+//! (`transpose.rs`), after which the tangents are dead. Both write ordinary tensor IR, so any order of derivative composes,
 //! and what was written is optimised like anything else. The scheme is that of Radul et al. 2022 ("You only linearize
 //! once").
 //!
