@@ -7,3 +7,5 @@
 pub mod cpu;
 #[cfg(feature = "ptx")]
 pub mod ptx;
+#[cfg(any(feature = "cpu", feature = "ptx"))]
+mod table;

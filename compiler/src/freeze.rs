@@ -10,7 +10,7 @@
 
 use crate::expand::expand;
 use birkhoff_ir::tensor::build::Builder;
-use birkhoff_ir::tensor::{Attr, Domain, Func, FuncId, Module, Node, Op, OpKind, TensorType, ValueId};
+use birkhoff_ir::tensor::{Attr, Domain, Func, FuncId, Module, Node, OpKind, TensorType, ValueId};
 use std::collections::BTreeMap;
 
 /// A function in two versions.
@@ -66,7 +66,8 @@ impl Walk {
         let mut loops = BTreeMap::new();
         for (idx, node) in func.nodes.iter().enumerate() {
             if let (OpKind::Loop, Some(body)) = (node.op.kind, node.op.body()) {
-                let first = self.count(&node.op, "carry")? + self.count(&node.op, "scan")?;
+                let (carry, scan) = node.op.loop_counts(&self.module)?;
+                let first = carry + scan;
                 let pair = match self.bodies.get(&(body, first)) {
                     Some(known) => known.clone(),
                     None => self.pair(body, Some(first))?,
@@ -80,10 +81,6 @@ impl Walk {
         let (recorded, stops) = self.record(&func, &loops)?;
         let frozen = self.replace(&func, &loops, place, &stops)?;
         Ok(Pair { recorded, frozen, stops })
-    }
-
-    fn count(&self, op: &Op, attr: &str) -> Result<usize, String> {
-        op.int(&self.module, attr).map(|count| usize::try_from(count).unwrap_or(0))
     }
 
     /// The version with further results, and their types.
@@ -130,12 +127,8 @@ impl Walk {
         place: usize,
         stops: &[TensorType],
     ) -> Result<FuncId, String> {
-        let counts: Result<Vec<(usize, usize)>, String> = loops
-            .keys()
-            .map(|idx| {
-                Ok((self.count(&func.nodes[*idx].op, "carry")?, self.count(&func.nodes[*idx].op, "scan")?))
-            })
-            .collect();
+        let counts: Result<Vec<(usize, usize)>, String> =
+            loops.keys().map(|idx| func.nodes[*idx].op.loop_counts(&self.module)).collect();
         let counts: BTreeMap<usize, (usize, usize)> = loops.keys().copied().zip(counts?).collect();
         let mut b = Builder::new(&mut self.module, format!("{}_frozen", func.name));
         let (mut map, given) = arguments(&mut b, func, place, stops)?;

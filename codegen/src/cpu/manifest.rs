@@ -2,10 +2,11 @@
 
 use super::entry::{STATUS, Symbols, caller_buffers, tile_bytes};
 use super::{header, isa};
-use birkhoff_ir::dim::Dim;
+use crate::table;
+pub use crate::table::{AxisEntry, BufferEntry, SizeEntry};
 use birkhoff_ir::kernel::abi::SCRATCH_ALIGN_BYTES;
 use birkhoff_ir::kernel::{Access, Func};
-use birkhoff_ir::plan::{BufferKind, Program};
+use birkhoff_ir::plan::Program;
 use cranelift_codegen::isa::TargetIsa;
 use serde::Serialize;
 
@@ -63,34 +64,6 @@ pub struct Workspace {
     pub slots: Vec<Vec<String>>,
 }
 
-/// A run-time size.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct SizeEntry {
-    /// Its name.
-    pub name: String,
-    /// Smallest allowed value.
-    pub min: i64,
-    /// Largest allowed value.
-    pub max: i64,
-    /// Used where nothing else says.
-    pub default: Option<i64>,
-}
-
-/// One array.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct BufferEntry {
-    /// Its name.
-    pub name: String,
-    /// Storage type.
-    pub dtype: String,
-    /// Extents.
-    pub shape: Vec<String>,
-    /// `input`, `output` or `temp`.
-    pub kind: String,
-    /// The slot of a temporary.
-    pub slot: Option<u32>,
-}
-
 /// One kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct KernelEntry {
@@ -121,44 +94,9 @@ pub struct ParamEntry {
     pub access: String,
 }
 
-/// A batch axis of a kernel.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct AxisEntry {
-    /// Its name.
-    pub name: String,
-    /// Positions along it.
-    pub extent: String,
-    /// Positions in a tile.
-    pub tile: u32,
-}
-
-fn shape(dims: &[Dim]) -> Vec<String> {
-    dims.iter().map(Dim::to_string).collect()
-}
-
 /// The manifest of `program`.
 pub(super) fn manifest(program: &Program, symbols: &Symbols, isa: &dyn TargetIsa) -> Manifest {
     let status = STATUS.map(|(value, meaning)| Status { value, meaning: meaning.to_string() });
-    let buffers = program.buffers.iter().map(|buffer| {
-        let (kind, slot) = match buffer.kind {
-            BufferKind::Input => ("input", None),
-            BufferKind::Output => ("output", None),
-            BufferKind::Temp(slot) => ("temp", Some(slot)),
-        };
-        BufferEntry {
-            name: buffer.name.to_string(),
-            dtype: buffer.dtype.to_string(),
-            shape: shape(&buffer.shape),
-            kind: kind.to_string(),
-            slot,
-        }
-    });
-    let sizes = program.sizes.iter().map(|size| SizeEntry {
-        name: size.name.to_string(),
-        min: size.bounds.0,
-        max: size.bounds.1,
-        default: size.default,
-    });
     let kernels = program.kernels.iter().zip(&symbols.kernels);
     debug_assert_eq!(
         header::param_names(program).len(),
@@ -177,10 +115,10 @@ pub(super) fn manifest(program: &Program, symbols: &Symbols, isa: &dyn TargetIsa
         workspace: Workspace {
             symbol: symbols.workspace.clone(),
             align_bytes: SCRATCH_ALIGN_BYTES,
-            slots: program.slots.iter().map(|slot| shape(slot)).collect(),
+            slots: program.slots.iter().map(|slot| table::shape(slot)).collect(),
         },
-        sizes: sizes.collect(),
-        buffers: buffers.collect(),
+        sizes: table::sizes(program),
+        buffers: table::buffers(program),
         kernels: kernels.map(|(kernel, symbol)| kernel_entry(kernel, symbol)).collect(),
     }
 }
@@ -189,7 +127,7 @@ fn kernel_entry(kernel: &Func, symbol: &str) -> KernelEntry {
     let params = kernel.params.iter().map(|param| ParamEntry {
         name: param.name.to_string(),
         dtype: param.dtype.to_string(),
-        shape: shape(&param.shape),
+        shape: table::shape(&param.shape),
         access: match param.access {
             Access::Read => "read",
             Access::Write => "write",
@@ -197,17 +135,12 @@ fn kernel_entry(kernel: &Func, symbol: &str) -> KernelEntry {
         }
         .to_string(),
     });
-    let grid = kernel.grid.iter().map(|axis| AxisEntry {
-        name: axis.name.to_string(),
-        extent: axis.extent.to_string(),
-        tile: axis.tile,
-    });
     KernelEntry {
         name: kernel.name.to_string(),
         symbol: symbol.to_string(),
         sizes: kernel.sizes.iter().map(|name| name.to_string()).collect(),
         params: params.collect(),
-        grid: grid.collect(),
-        scratch_bytes: shape(&tile_bytes(kernel)),
+        grid: table::axes(kernel),
+        scratch_bytes: table::shape(&tile_bytes(kernel)),
     }
 }

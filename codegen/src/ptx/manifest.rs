@@ -1,11 +1,13 @@
 //! What a compiled program consists of, to be written beside its PTX.
 
 use super::{Image, Options};
+use crate::table;
+pub use crate::table::{AxisEntry, BufferEntry, SizeEntry};
 use birkhoff_ir::diag::Diagnostic;
-use birkhoff_ir::dim::{Dim, SizeEnv};
+use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel::{Access, Func};
 use birkhoff_ir::plan::traffic::{KernelTraffic, predict};
-use birkhoff_ir::plan::{BufferKind, Program, Step};
+use birkhoff_ir::plan::{Program, Step};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -30,34 +32,6 @@ pub struct Manifest {
     pub steps: Vec<StepEntry>,
     /// The values of the run-time sizes for which bytes are told.
     pub bytes_at: BTreeMap<String, i64>,
-}
-
-/// A run-time size.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct SizeEntry {
-    /// Its name.
-    pub name: String,
-    /// Smallest allowed value.
-    pub min: i64,
-    /// Largest allowed value.
-    pub max: i64,
-    /// Used where nothing else says.
-    pub default: Option<i64>,
-}
-
-/// One array.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct BufferEntry {
-    /// Its name.
-    pub name: String,
-    /// Storage type.
-    pub dtype: String,
-    /// Extents.
-    pub shape: Vec<String>,
-    /// `input`, `output` or `temp`.
-    pub kind: String,
-    /// The slot of a temporary.
-    pub slot: Option<u32>,
 }
 
 /// One kernel.
@@ -98,17 +72,6 @@ pub struct ParamEntry {
     pub access: String,
     /// What the address is a multiple of.
     pub align_bytes: u64,
-}
-
-/// A batch axis of a kernel.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct AxisEntry {
-    /// Its name.
-    pub name: String,
-    /// Positions along it.
-    pub extent: String,
-    /// Positions in a tile.
-    pub tile: u32,
 }
 
 /// Bytes of global memory.
@@ -168,44 +131,13 @@ pub fn manifest(
         birkhoff: env!("CARGO_PKG_VERSION").to_string(),
         program: program.name.to_string(),
         arch: options.arch.name().to_string(),
-        sizes: program
-            .sizes
-            .iter()
-            .map(|size| SizeEntry {
-                name: size.name.to_string(),
-                min: size.bounds.0,
-                max: size.bounds.1,
-                default: size.default,
-            })
-            .collect(),
-        buffers: buffers(program),
-        slots: program.slots.iter().map(|slot| shape(slot)).collect(),
+        sizes: table::sizes(program),
+        buffers: table::buffers(program),
+        slots: program.slots.iter().map(|slot| table::shape(slot)).collect(),
         kernels: kernels.map(|((func, info), traffic)| kernel(func, info, traffic)).collect(),
         steps: steps(&program.steps)?,
         bytes_at: sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect(),
     })
-}
-
-fn shape(dims: &[Dim]) -> Vec<String> {
-    dims.iter().map(Dim::to_string).collect()
-}
-
-fn buffers(program: &Program) -> Vec<BufferEntry> {
-    let entry = |buffer: &birkhoff_ir::plan::Buffer| {
-        let (kind, slot) = match buffer.kind {
-            BufferKind::Input => ("input", None),
-            BufferKind::Output => ("output", None),
-            BufferKind::Temp(slot) => ("temp", Some(slot)),
-        };
-        BufferEntry {
-            name: buffer.name.to_string(),
-            dtype: buffer.dtype.to_string(),
-            shape: shape(&buffer.shape),
-            kind: kind.to_string(),
-            slot,
-        }
-    };
-    program.buffers.iter().map(entry).collect()
 }
 
 fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> KernelEntry {
@@ -213,7 +145,7 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
         name: param.name.to_string(),
         kind: "pointer".to_string(),
         dtype: param.dtype.to_string(),
-        shape: shape(&param.shape),
+        shape: table::shape(&param.shape),
         access: match param.access {
             Access::Read => "read",
             Access::Write => "write",
@@ -238,11 +170,6 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
         access: "read_write".to_string(),
         align_bytes: 16,
     });
-    let grid = func.grid.iter().map(|axis| AxisEntry {
-        name: axis.name.to_string(),
-        extent: axis.extent.to_string(),
-        tile: axis.tile,
-    });
     let blocks: Vec<String> =
         func.grid.iter().map(|axis| format!("ceil(({}) / {})", axis.extent, axis.tile)).collect();
     let moved = &traffic.per_launch;
@@ -250,11 +177,11 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
         name: func.name.to_string(),
         entry: info.entry.clone(),
         params: arrays.chain(sizes).chain(workspace).collect(),
-        grid: grid.collect(),
+        grid: table::axes(func),
         blocks: if blocks.is_empty() { "1".to_string() } else { blocks.join(" * ") },
         block: [info.threads, 1, 1],
         shared_bytes: info.shared_bytes,
-        workspace_bytes: shape(&info.workspace),
+        workspace_bytes: table::shape(&info.workspace),
         bytes: ByteEntry { edge: moved.edge_bytes(), issued: moved.issued_bytes() },
     }
 }

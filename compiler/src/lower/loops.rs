@@ -3,11 +3,9 @@
 //! In: a function of primitives in a bound module. Out: which of its loops stay on chip, and for every loop that is taken
 //! back, where the iterates are that its reverse reads. This is what [`super::lower`] will decide, told without lowering.
 
-use super::program::{kept_values, library_products, open_graph, values_for_memory};
+use super::program::{Cut, cut, open_graph, values_for_memory};
 use crate::cost::is_fused;
 use crate::schedule::Target;
-use crate::schedule::anchors;
-use crate::schedule::cluster::partition;
 use crate::schedule::graph::{Graph, LoopShape};
 use crate::schedule::walk::Walk;
 use birkhoff_ir::dim::Dim;
@@ -64,14 +62,7 @@ fn places(module: &Module, func: FuncId, target: &Target) -> (Vec<bool>, Vec<boo
     let source = module.func(func);
     let (graph, axes) = open_graph(module, func, target);
     let walk = Walk { graph: &graph, axes: &axes };
-    let products = library_products(&graph, target);
-    let kept = kept_values(&graph, &products);
-    let is_anchor = anchors::find(&walk, &kept);
-    let is_opaque = |node: usize| {
-        let is_closed = graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
-        is_closed || products.contains_key(&node)
-    };
-    let clusters = partition(&walk, &is_anchor, &is_opaque);
+    let Cut { is_anchor, clusters, .. } = cut(&walk, target);
     let mut written = BTreeSet::new();
     for (idx, cluster) in clusters.iter().enumerate() {
         match cluster.is_opaque {

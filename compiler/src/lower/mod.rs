@@ -5,6 +5,7 @@
 
 pub mod emit;
 pub mod kernel;
+mod locals;
 pub mod loops;
 pub mod memory;
 pub mod nest;

@@ -98,14 +98,7 @@ impl ProgramBuilder<'_> {
             return Err(Diagnostic::unsupported(format!("no kernel can compute `{name}` yet"))
                 .help("run it with --target eval"));
         }
-        let products = library_products(&graph, self.target);
-        let kept = kept_values(&graph, &products);
-        let is_anchor = anchors::find(&walk, &kept);
-        let is_opaque = |node: N| {
-            let is_closed = graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
-            is_closed || products.contains_key(&node)
-        };
-        let clusters = partition(&walk, &is_anchor, &is_opaque);
+        let Cut { products, is_anchor, clusters } = cut(&walk, self.target);
         let mut places: BTreeMap<V, Arg> = graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
         places.extend(graph.outputs.iter().map(|(_, value)| *value).zip(outputs.iter().cloned()));
         let n_users = count_users(&graph);
@@ -319,8 +312,30 @@ pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Gra
 /// Most elements that one place of the batch may keep in tile memory.
 const MAX_STATE_ELEMS: i64 = 4096;
 
-/// The contractions of a function that a library does.
-pub(super) fn library_products(graph: &Graph, target: &Target) -> BTreeMap<N, Product> {
+/// What of a function is computed together.
+pub(super) struct Cut {
+    /// Contractions that a library does.
+    pub(super) products: BTreeMap<N, Product>,
+    /// Which nodes are computed once and kept.
+    pub(super) is_anchor: Vec<bool>,
+    /// Kernels, and nodes that are none: closed loops, contractions of a library.
+    pub(super) clusters: Vec<Cluster>,
+}
+
+/// Cuts a function into kernels.
+pub(super) fn cut(walk: &Walk<'_>, target: &Target) -> Cut {
+    let graph = walk.graph;
+    let products = library_products(graph, target);
+    let is_anchor = anchors::find(walk, &kept_values(graph, &products));
+    let is_opaque = |node: N| {
+        let is_closed = graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
+        is_closed || products.contains_key(&node)
+    };
+    let clusters = partition(walk, &is_anchor, &is_opaque);
+    Cut { products, is_anchor, clusters }
+}
+
+fn library_products(graph: &Graph, target: &Target) -> BTreeMap<N, Product> {
     let one = |node: N| Some((node, library_product(graph, node, target)?));
     (0..graph.nodes.len()).filter_map(one).collect()
 }
@@ -357,7 +372,7 @@ fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
 }
 
 /// Values that must exist as such: outputs, next states, and what loops of the plan and contractions read.
-pub(super) fn kept_values(graph: &Graph, products: &BTreeMap<N, Product>) -> BTreeSet<V> {
+fn kept_values(graph: &Graph, products: &BTreeMap<N, Product>) -> BTreeSet<V> {
     let mut kept: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
     kept.extend(graph.regions.iter().flat_map(|region| region.outputs.iter().copied()));
     kept.extend(products.values().flat_map(|product| &product.factors).map(|part| part.value));

@@ -260,10 +260,7 @@ pub fn contract(_module: &Module, args: &[TensorType], op: &Op) -> Types {
 
 /// `loop`: the body's signature fits state, slices and rest.
 pub fn loop_op(module: &Module, args: &[TensorType], op: &Op) -> Types {
-    let count = |name: &str| -> Result<usize, String> {
-        usize::try_from(op.int(module, name)?).map_err(|_| format!("`loop`: `{name}` must not be negative"))
-    };
-    let (carry, scan, trip) = (count("carry")?, count("scan")?, op.dim(module, "trip")?);
+    let ((carry, scan), trip) = (op.loop_counts(module)?, op.dim(module, "trip")?);
     let body = match op.body().and_then(|id| module.funcs.get(id.0 as usize)) {
         Some(body) => body,
         None => return Err("`loop` needs a body that is declared before it".into()),

@@ -435,6 +435,15 @@ impl Op {
         }
     }
 
+    /// Of a `loop`: how many operands it carries, and how many it scans. Errors: as [`Op::int`], or a negative number.
+    pub fn loop_counts(&self, module: &Module) -> Result<(usize, usize), String> {
+        let count = |name: &str| -> Result<usize, String> {
+            usize::try_from(self.int(module, name)?)
+                .map_err(|_| format!("`loop`: `{name}` must not be negative"))
+        };
+        Ok((count("carry")?, count("scan")?))
+    }
+
     /// The float `name`. Errors: as [`Op::number`].
     pub fn float(&self, module: &Module, name: &str) -> Result<f64, String> {
         Ok(self.number(module, name)?.as_f64())

@@ -3,10 +3,11 @@
 //! In: a function of ops with rules. Out: one flag per value. A flag may be set where the derivative happens to be zero.
 
 use super::Derivative;
-use crate::tensor::{Func, Module, OpKind};
+use crate::tensor::{Func, Module, Node, OpKind};
 
 /// Values whose derivative with respect to the arguments `inputs` may not be zero.
 pub fn active_values(module: &Module, func: &Func, inputs: &[bool]) -> Vec<bool> {
+    let carried = |node: &Node| node.op.loop_counts(module).map_or(0, |(carry, _)| carry);
     let mut active = vec![false; func.values.len()];
     active[..inputs.len()].copy_from_slice(inputs);
     for node in &func.nodes {
@@ -17,7 +18,7 @@ pub fn active_values(module: &Module, func: &Func, inputs: &[bool]) -> Vec<bool>
         }
         let results = match (node.op.kind, node.op.body()) {
             (OpKind::Loop, Some(body)) => match module.funcs.get(body.0 as usize) {
-                Some(body) => loop_activity(module, body, carried(module, node), args).1,
+                Some(body) => loop_activity(module, body, carried(node), args).1,
                 None => vec![true; node.results.len()],
             },
             _ => vec![true; node.results.len()],
@@ -27,10 +28,6 @@ pub fn active_values(module: &Module, func: &Func, inputs: &[bool]) -> Vec<bool>
         }
     }
     active
-}
-
-fn carried(module: &Module, node: &crate::tensor::Node) -> usize {
-    node.op.int(module, "carry").ok().and_then(|carry| usize::try_from(carry).ok()).unwrap_or(0)
 }
 
 /// Activity of a loop body's arguments and results: state that becomes active in some iteration is active.

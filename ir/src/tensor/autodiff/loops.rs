@@ -34,8 +34,7 @@ pub fn linearize_loop(
     tangents: &[Option<ValueId>],
     mode: LoopMode,
 ) -> Result<(Vec<ValueId>, Tangents), String> {
-    let count = |attr: &str| op.int(b.module, attr).map(|count| usize::try_from(count).unwrap_or(0));
-    let (carry, scan) = (count("carry")?, count("scan")?);
+    let (carry, scan) = op.loop_counts(b.module)?;
     let body = op.body().and_then(|id| b.module.funcs.get(id.0 as usize)).cloned();
     let body = body.ok_or("`loop` needs a body")?;
     let body = write_out(b.module, &body, &opens)?;

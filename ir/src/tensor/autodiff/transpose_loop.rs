@@ -27,10 +27,7 @@ struct Roles {
 
 /// Gives cotangents to the operands of the loop `node`.
 pub fn transpose_loop(walk: &mut Transposition, b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
-    let count = |b: &Builder<'_>, attr: &str| {
-        node.op.int(b.module, attr).map(|count| usize::try_from(count).unwrap_or(0))
-    };
-    let (carry, scan) = (count(b, "carry")?, count(b, "scan")?);
+    let (carry, scan) = node.op.loop_counts(b.module)?;
     let body = node.op.body().and_then(|id| b.module.funcs.get(id.0 as usize)).cloned();
     let body = body.ok_or("`loop` needs a body")?;
     let is_linear = |pos: &usize| walk.is_linear(node.args[*pos]);

@@ -176,9 +176,7 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Rc<Tensor>>, Diagnostic> {
         let at = |why: String| Diagnostic::input(node.span, format!("`loop` in @{}: {why}", func.name));
         let op = &node.op;
-        let count =
-            |name: &str| op.int(module, name).map(|value| usize::try_from(value).unwrap_or(0)).map_err(at);
-        let (carry, scan) = (count("carry")?, count("scan")?);
+        let (carry, scan) = op.loop_counts(module).map_err(at)?;
         let trip = op.dim(module, "trip").and_then(|dim| self.extent(&dim)).map_err(at)?;
         let reverse = op.flag(module, "reverse").map_err(at)?;
         let body = op.body().and_then(|id| module.funcs.get(id.0 as usize));
