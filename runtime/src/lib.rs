@@ -4,12 +4,14 @@
 //! ([`View`], [`ViewMut`]). Out: the arrays written, and a [`CallReport`]. An [`Executable`] is called through `&self`, from
 //! any number of threads at once; the result of a call is the same, to the bit, for any number of threads in its [`Pool`],
 //! because tiles are independent and cut by the plan alone. Matrix products
-//! of the plan go to the `gemm` crate. Beside it stands [`ptx_sim`], a simulated CUDA device.
+//! of the plan go to the `gemm` crate. On GPUs a plan is called through [`device`]: over the CUDA driver (feature `cuda`), or on
+//! [`ptx_sim`], a simulated CUDA device.
 //!
 //! Deliberately absent: compilers and code generators (an image is a trait object), files and terminals, conversions
 //! between element types.
 
 mod buffer;
+pub mod device;
 mod element;
 mod executable;
 mod gemm;

@@ -187,6 +187,24 @@ impl<'a> ViewMut<'a> {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.n_elems as usize) })
     }
 
+    /// Writes all elements; `data` holds them in the machine's byte order.
+    ///
+    /// Errors: a length that does not fit, or a bool that is neither 0 nor 1.
+    pub(crate) fn copy_from_bytes(&mut self, data: &[u8]) -> Result<(), Diagnostic> {
+        let size_bytes = self.n_elems * self.dtype.size_bytes();
+        if data.len() as u64 != size_bytes {
+            return Err(input_error(format!("an array of {size_bytes} bytes is given {}", data.len())));
+        }
+        if self.dtype == DType::Bool && data.iter().any(|byte| *byte > 1) {
+            return Err(input_error("a bool must be stored as 0 or 1".to_string()));
+        }
+        // SAFETY: the constructors checked the size, `&mut self` is unique, and every byte pattern is an element but for bools,
+        // which were looked at.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), size_bytes as usize) };
+        bytes.copy_from_slice(data);
+        Ok(())
+    }
+
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }

@@ -4,13 +4,12 @@ use birkhoff_ir::diag::Diagnostics;
 use birkhoff_ir::dim::{Dim, SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::abi::KernelFn;
-use birkhoff_ir::kernel::{Access, Func, GridAxis, Local, Param, Space, Var, VarInfo};
-use birkhoff_ir::plan::{Arg, Buffer, BufferId, BufferKind, Program, SizeDecl, Step};
+use birkhoff_ir::plan::{BufferId, BufferKind, Program, Step};
 use birkhoff_runtime::{Executable, KernelImage, Pool, View, ViewMut};
 use std::sync::Arc;
+use support::{STEPS, TILE, WIDTH, expected, launch, program, tokens};
 
-const WIDTH: i64 = 64;
-const TILE: i64 = 16;
+mod support;
 
 struct Image(Vec<KernelFn>);
 
@@ -70,117 +69,9 @@ unsafe extern "C" fn advance(
     }
 }
 
-fn dims(text: &[&str]) -> Vec<Dim> {
-    text.iter().map(|name| name.parse::<i64>().map_or_else(|_| Dim::sym(*name), Dim::constant)).collect()
-}
-
-fn param(name: &str, shape: &[&str], access: Access) -> Param {
-    Param { name: Sym::from(name), dtype: DType::F32, shape: dims(shape), access }
-}
-
-fn kernel(name: &str, params: Vec<Param>) -> Func {
-    let axis = GridAxis {
-        name: Sym::from("t"),
-        extent: Dim::sym("T"),
-        tile: TILE as u32,
-        base: Var(0),
-        count: Var(1),
-    };
-    let sums = Local {
-        name: Sym::from("sums"),
-        dtype: DType::F32,
-        shape: dims(&["16"]),
-        space: Space::Tile,
-        lane_axis: None,
-    };
-    let index = VarInfo { dtype: DType::I64, name: None };
-    Func {
-        name: Sym::from(name),
-        sizes: vec![Sym::from("T")],
-        params,
-        grid: vec![axis],
-        locals: vec![sums],
-        vars: vec![index.clone(), index],
-        body: vec![],
-    }
-}
-
-fn buffer(name: &str, shape: &[&str], kind: BufferKind) -> Buffer {
-    Buffer { name: Sym::from(name), dtype: DType::F32, shape: dims(shape), kind }
-}
-
-fn launch(kernel: u32, args: &[(u32, Dim)]) -> Step {
-    let args = args.iter().map(|(id, offset)| Arg { buffer: BufferId(*id), offset: offset.clone() });
-    Step::Launch { kernel, args: args.collect() }
-}
-
-/// `a = normalise(x)`, then five times `a = 2 a + steps[i]`, then `y = normalise(a)`, in two slots that swap.
-fn program() -> Program {
-    let normalise = kernel(
-        "normalise",
-        vec![param("src", &["T", "64"], Access::Read), param("dst", &["T", "64"], Access::Write)],
-    );
-    let advance = kernel(
-        "advance",
-        vec![
-            param("step", &["1"], Access::Read),
-            param("state", &["T", "64"], Access::Read),
-            param("next", &["T", "64"], Access::Write),
-        ],
-    );
-    let zero = Dim::default;
-    let slot = Dim::sym("T").mul(&Dim::constant(WIDTH * 4));
-    Program {
-        name: Sym::from("f"),
-        sizes: vec![SizeDecl { name: Sym::from("T"), bounds: (1, 1 << 31), default: None }],
-        buffers: vec![
-            buffer("x", &["T", "64"], BufferKind::Input),
-            buffer("steps", &["5"], BufferKind::Input),
-            buffer("y", &["T", "64"], BufferKind::Output),
-            buffer("a", &["T", "64"], BufferKind::Temp(0)),
-            buffer("b", &["T", "64"], BufferKind::Temp(1)),
-        ],
-        slots: vec![vec![slot.clone()], vec![Dim::constant(64), slot]],
-        kernels: vec![normalise, advance],
-        steps: vec![
-            launch(0, &[(0, zero()), (3, zero())]),
-            Step::Loop {
-                var: Sym::from("i"),
-                trip: Dim::constant(5),
-                body: vec![launch(1, &[(1, Dim::sym("i")), (3, zero()), (4, zero())])],
-                swaps: vec![(BufferId(3), BufferId(4))],
-            },
-            launch(0, &[(3, zero()), (2, zero())]),
-        ],
-    }
-}
-
 fn executable(n_threads: usize) -> Executable {
     let image = Arc::new(Image(vec![normalise, advance]));
     Executable::new(program(), image, Pool::new(n_threads).unwrap()).unwrap()
-}
-
-fn tokens(n_tokens: i64) -> Vec<f32> {
-    (0..n_tokens * WIDTH).map(|pos| 1.0 + ((pos * 7919) % 1013) as f32 / 977.0).collect()
-}
-
-const STEPS: [f32; 5] = [0.5, 0.25, 1.0, 0.0, 2.0];
-
-/// The same function, written down once more without plan, tiles or swaps.
-fn expected(x: &[f32]) -> Vec<f32> {
-    let normalise = |rows: &[f32]| -> Vec<f32> {
-        rows.chunks(WIDTH as usize)
-            .flat_map(|row| {
-                let sum: f32 = row.iter().sum();
-                row.iter().map(move |value| value / sum)
-            })
-            .collect()
-    };
-    let mut state = normalise(x);
-    for step in STEPS {
-        state.iter_mut().for_each(|value| *value = *value * 2.0 + step);
-    }
-    normalise(&state)
 }
 
 fn call(executable: &Executable, x: &[f32], n_tokens: i64) -> Result<Vec<f32>, Diagnostics> {

@@ -1,4 +1,4 @@
-//! Who runs a compiled function: machine code, or one of the evaluators.
+//! Who runs a compiled function: machine code, a device, or one of the evaluators.
 //!
 //! In: inputs in signature order, sizes. Out: outputs written. The evaluators define what the machine code must do; here they
 //! are made callable in the same way.
@@ -24,9 +24,9 @@ pub(crate) enum Engine {
     Kernels(Program),
     /// Machine code in this process.
     Cpu(Executable),
-    /// PTX on the simulated device.
+    /// PTX on a GPU, or on the simulated device.
     #[cfg(feature = "ptx")]
-    PtxSim(crate::ptx::Simulated),
+    Device(crate::device::DeviceEngine),
 }
 
 /// Machine code made by Cranelift, as the runtime wants it.
@@ -56,12 +56,17 @@ impl Engine {
         let shapes: Vec<Vec<i64>> = inputs.iter().map(|view| view.shape().to_vec()).collect();
         let sizes = signature.sizes_of(&shapes, given)?;
         check_types(signature, inputs, outputs, &sizes)?;
+        #[cfg(feature = "ptx")]
+        if let Engine::Device(engine) = self {
+            let report = engine.call_into(inputs, outputs, &sizes)?;
+            return Ok(CallReport { sizes, memory: report.memory, n_launches: report.n_launches });
+        }
         let (results, n_launches) = match self {
             Engine::Kernels(program) => run_kernels(program, inputs, &sizes)?,
             Engine::Tensor(module, func) => (run_tensors(module, *func, inputs, &sizes)?, 0),
             Engine::Cpu(_) => (vec![], 0),
             #[cfg(feature = "ptx")]
-            Engine::PtxSim(simulated) => simulated.run(inputs, &sizes)?,
+            Engine::Device(_) => (vec![], 0),
         };
         for (view, values) in outputs.iter_mut().zip(results) {
             fill(view, values.into_iter())?;
@@ -144,7 +149,7 @@ fn check_types(
     Diagnostics(errors).into_result(())
 }
 
-pub(crate) type Results = Vec<Vec<Scalar>>;
+type Results = Vec<Vec<Scalar>>;
 
 fn run_kernels(
     program: &Program,

@@ -102,7 +102,7 @@ impl Function {
             Engine::Kernels(program) => Some(program),
             Engine::Cpu(executable) => Some(executable.program()),
             #[cfg(feature = "ptx")]
-            Engine::PtxSim(simulated) => Some(simulated.program()),
+            Engine::Device(engine) => Some(engine.program()),
         }
     }
 

@@ -40,6 +40,8 @@ mod backward;
 mod backward_plan;
 pub mod bench;
 pub mod check;
+#[cfg(feature = "ptx")]
+mod device;
 pub mod elements;
 mod engine;
 mod error;

@@ -97,10 +97,13 @@ fn engine_of(program: Program, options: &Options, stages: &mut Stages) -> Result
     match options.target {
         Target::Cpu => Ok(Engine::Cpu(emit(program, options, stages)?)),
         #[cfg(feature = "ptx")]
-        Target::PtxSim => Ok(Engine::PtxSim(crate::ptx::Simulated::new(program, options, stages)?)),
-        Target::Ptx | Target::Cuda => {
+        Target::PtxSim | Target::Cuda => {
+            Ok(Engine::Device(crate::device::DeviceEngine::new(program, options, stages)?))
+        }
+        Target::Ptx => {
             let message = format!("the target `{}` only compiles; nothing runs it", options.target);
-            Err(Diagnostic::device(message).help("run `ptx-sim`, or a target of this machine").into())
+            let help = "run `ptx-sim`, `cuda` where there is a GPU, or a target of this processor";
+            Err(Diagnostic::device(message).help(help).into())
         }
         _ => Ok(Engine::Kernels(program)),
     }

@@ -66,11 +66,15 @@ impl Target {
     ///
     /// Errors: what is missing, and which targets there are.
     pub fn check(self) -> Result<(), Diagnostic> {
+        #[cfg(feature = "ptx")]
+        if self == Target::Cuda {
+            return birkhoff_runtime::device::cuda::Gpu::open(0).map(|_| ());
+        }
         let Some(missing) = self.missing() else { return Ok(()) };
         let all = Target::ALL.into_iter();
         let present: Vec<&str> = all.filter(|target| target.missing().is_none()).map(Target::name).collect();
         let mut help = format!("the targets of this build are {}", present.join(", "));
-        if matches!(self, Target::Ptx | Target::PtxSim) {
+        if self.is_gpu() {
             help += &format!("; for `{self}`, {INSTALL}");
         }
         Err(Diagnostic::device(format!(
@@ -84,10 +88,10 @@ impl Target {
         match self {
             Target::Eval | Target::KernelEval | Target::Cpu => None,
             Target::CpuLlvm => Some("the LLVM back end for this processor"),
-            Target::Ptx | Target::PtxSim if cfg!(feature = "ptx") => None,
+            Target::Ptx | Target::PtxSim | Target::Cuda if cfg!(feature = "ptx") => None,
             Target::Ptx => Some("the PTX back end (MLIR and LLVM)"),
             Target::PtxSim => Some("the PTX back end (MLIR and LLVM) and its simulator"),
-            Target::Cuda => Some("the PTX back end (MLIR and LLVM) and a CUDA driver"),
+            Target::Cuda => Some("the PTX back end (MLIR and LLVM)"),
         }
     }
 }

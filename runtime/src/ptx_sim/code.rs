@@ -293,3 +293,10 @@ pub(super) struct Program {
     pub(super) exact_threads: Option<[u32; 3]>,
     pub(super) max_threads: Option<u64>,
 }
+
+impl Program {
+    /// Whether threads may meet in memory without a fault, so that the order in which they run may show.
+    pub(super) fn has_atomics(&self) -> bool {
+        self.code.iter().any(|inst| matches!(inst.op, Op::Atomic(..)))
+    }
+}

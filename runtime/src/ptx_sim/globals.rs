@@ -2,12 +2,13 @@
 //!
 //! Every granule (the smallest access of the kernel) has a shadow that says which block touched it and how. No order among
 //! the blocks of a launch is promised, so a granule that one block writes and another touches is an error, whichever comes
-//! first; atomics on the same granule are not. From the shadows come the numbers of distinct bytes. Threads of one block that
-//! meet in global memory are not told apart here: the two orders find what depends on them.
+//! first; atomics on the same granule are not. From the shadows come the numbers of distinct bytes. Threads of one block are told
+//! apart elsewhere (`exec::cells`).
 
 use super::address::{MAX_BUFFERS, region_of};
 use super::code::StaticArray;
 use super::memory::{Buffer, Memory};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 const READ: u32 = 1 << 31;
@@ -26,8 +27,50 @@ pub(super) struct Globals<'m> {
     buffers: &'m [Buffer],
     statics: Vec<Buffer>,
     is_const: Vec<bool>,
-    shadows: Vec<Vec<AtomicU32>>,
-    granule: usize,
+    shadows: Vec<Shadow>,
+    /// The smallest access has two to the power of this many bytes.
+    granule_bits: u32,
+    /// No other host thread runs blocks of this launch.
+    is_serial: bool,
+}
+
+/// Granules of a page.
+const PAGE: usize = 1024;
+
+/// The state of each granule of a buffer; pages come into being when they are touched.
+struct Shadow {
+    pages: Vec<OnceLock<Box<[AtomicU32; PAGE]>>>,
+}
+
+impl Shadow {
+    fn new(n_granules: usize) -> Shadow {
+        Shadow { pages: std::iter::repeat_with(OnceLock::new).take(n_granules.div_ceil(PAGE)).collect() }
+    }
+
+    #[inline]
+    fn cell(&self, granule: usize) -> &AtomicU32 {
+        let page = self.pages[granule / PAGE].get_or_init(|| Box::new([const { AtomicU32::new(0) }; PAGE]));
+        &page[granule % PAGE]
+    }
+}
+
+/// A buffer that the lanes of an access have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Window {
+    first: u64,
+    size_bytes: u64,
+    region: usize,
+}
+
+impl Window {
+    /// The spot of `total` bytes, a power of two, at `address`, if they are in the buffer and aligned.
+    #[inline]
+    pub(super) fn spot(&self, address: u64, total: u64) -> Option<Spot> {
+        let offset = address.wrapping_sub(self.first);
+        let fits =
+            offset < self.size_bytes && total <= self.size_bytes - offset && address & (total - 1) == 0;
+        fits.then_some(Spot { region: self.region, offset: offset as usize })
+    }
 }
 
 /// What an access does to memory.
@@ -55,17 +98,19 @@ impl Spot {
 }
 
 impl<'m> Globals<'m> {
-    pub(super) fn new(memory: &'m Memory, statics: &[StaticArray], granule: u32) -> Globals<'m> {
-        let granule = granule.max(1) as usize;
+    pub(super) fn new(
+        memory: &'m Memory,
+        statics: &[StaticArray],
+        granule: u32,
+        is_serial: bool,
+    ) -> Globals<'m> {
+        let granule_bits = granule.max(1).ilog2();
         let arrays: Vec<Buffer> =
             statics.iter().map(|array| Buffer::with_bytes(&array.name, &array.bytes)).collect();
-        let shadow = |buffer: &Buffer| {
-            let n_granules = buffer.size_bytes.div_ceil(granule);
-            std::iter::repeat_with(AtomicU32::default).take(n_granules).collect()
-        };
+        let shadow = |buffer: &Buffer| Shadow::new(buffer.size_bytes.div_ceil(1 << granule_bits));
         let shadows = memory.buffers.iter().chain(&arrays).map(shadow).collect();
         let is_const = statics.iter().map(|array| array.is_const).collect();
-        Globals { buffers: &memory.buffers, statics: arrays, is_const, shadows, granule }
+        Globals { buffers: &memory.buffers, statics: arrays, is_const, shadows, granule_bits, is_serial }
     }
 
     /// The buffer and shadow of a region.
@@ -106,6 +151,28 @@ impl<'m> Globals<'m> {
         Ok(Spot { region, offset: offset as usize })
     }
 
+    /// The buffer at `address`, for accesses to constant arrays or to others.
+    pub(super) fn window(&self, address: u64, wants_const: bool) -> Option<Window> {
+        let (region, offset) = region_of(address)?;
+        let (buffer, _) = self.region(region)?;
+        let first = address.wrapping_sub_signed(offset);
+        let window = Window { first, size_bytes: buffer.size_bytes as u64, region };
+        (self.is_const(region) == wants_const).then_some(window)
+    }
+
+    /// The name of the buffer that the spot is in, and its byte there.
+    pub(super) fn name(&self, spot: Spot) -> (&str, usize) {
+        (&self.buffer(spot).name, spot.offset)
+    }
+
+    /// The granules of `bytes` bytes: their region and numbers.
+    #[inline]
+    pub(super) fn granules(&self, spot: Spot, bytes: usize) -> (usize, std::ops::RangeInclusive<usize>) {
+        let shift = self.granule_bits;
+        (spot.region, spot.offset >> shift..=(spot.offset + bytes - 1) >> shift)
+    }
+
+    #[inline]
     fn buffer(&self, spot: Spot) -> &Buffer {
         match spot.region.checked_sub(MAX_BUFFERS) {
             None => &self.buffers[spot.region],
@@ -113,12 +180,20 @@ impl<'m> Globals<'m> {
         }
     }
 
+    #[inline]
     pub(super) fn load(&self, spot: Spot, bytes: usize) -> u64 {
         self.buffer(spot).load(spot.offset, bytes)
     }
 
+    #[inline]
     pub(super) fn store(&self, spot: Spot, bytes: usize, value: u64) {
-        self.buffer(spot).store(spot.offset, bytes, value);
+        self.buffer(spot).store(spot.offset, bytes, value, self.is_serial);
+    }
+
+    /// Whether all of at most 16 aligned bytes at the spot have been written.
+    #[inline]
+    pub(super) fn is_written(&self, spot: Spot, bytes: usize) -> bool {
+        self.buffer(spot).is_written(spot.offset, bytes)
     }
 
     /// Whether `bytes` bytes at the spot have ever been written; otherwise where that is.
@@ -136,15 +211,18 @@ impl<'m> Globals<'m> {
             None => &self.shadows[spot.region],
             Some(idx) => &self.shadows[self.buffers.len() + idx],
         };
-        let first = spot.offset / self.granule;
-        let last = (spot.offset + bytes - 1) / self.granule;
-        for cell in &shadow[first..=last] {
+        for granule in self.granules(spot, bytes).1 {
+            let cell = shadow.cell(granule);
             let mut old = cell.load(Relaxed);
             loop {
                 let new = transition(old, block + 1, touch).map_err(|what| {
                     format!("byte {} of `{}`, {what}", spot.offset, self.buffer(spot).name)
                 })?;
                 if new == old {
+                    break;
+                }
+                if self.is_serial {
+                    cell.store(new, Relaxed);
                     break;
                 }
                 match cell.compare_exchange_weak(old, new, Relaxed, Relaxed) {
@@ -159,12 +237,13 @@ impl<'m> Globals<'m> {
     /// Distinct bytes of the caller's buffers that were read, and that were written.
     pub(super) fn distinct_bytes(&self) -> (u64, u64) {
         let (mut read, mut written) = (0, 0);
-        for cell in self.shadows.iter().take(self.buffers.len()).flatten() {
+        let pages = self.shadows.iter().take(self.buffers.len()).flat_map(|shadow| &shadow.pages);
+        for cell in pages.filter_map(OnceLock::get).flat_map(|page| page.iter()) {
             let state = cell.load(Relaxed);
             read += u64::from(state & READ != 0);
             written += u64::from(state & WRITTEN != 0);
         }
-        (read * self.granule as u64, written * self.granule as u64)
+        (read << self.granule_bits, written << self.granule_bits)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::code::{Program, StaticArray};
 use super::exec::block::Block;
-use super::exec::{Fault, Machine, Order};
+use super::exec::{Fault, Machine, Order, has_vectors};
 use super::globals::{Globals, MAX_BLOCKS};
 use super::memory::{BufferId, Memory, Snapshot};
 use birkhoff_ir::diag::{Diagnostic, Span};
@@ -174,26 +174,33 @@ impl Entry<'_> {
         let memory: &Memory = memory;
         self.check_launch(launch)?;
         let params = self.pack(args, memory)?;
-        let machine = |order: Order, looks_closely: bool| Machine {
-            program: self.program,
-            launch,
-            options,
-            globals: Globals::new(memory, self.statics, self.program.global_granule),
-            params: params.clone(),
-            order,
-            looks_closely,
+        let n_blocks: u64 = launch.grid.iter().map(|extent| u64::from(*extent)).product();
+        let machine = |order: Order, looks_closely: bool| {
+            let is_serial = looks_closely || self.program.has_global_atomics || n_blocks == 1;
+            Machine {
+                program: self.program,
+                launch,
+                options,
+                globals: Globals::new(memory, self.statics, self.program.global_granule, is_serial),
+                params: params.clone(),
+                order,
+                looks_closely,
+                runs_alone: looks_closely || self.program.has_atomics(),
+                is_serial,
+                has_vectors: has_vectors(),
+            }
         };
         let before = memory.snapshot();
         let run = || -> Result<(Counts, Option<Snapshot>), Box<Fault>> {
             let forward = machine(Order::Forward, false);
-            let mut counts = pass(&forward, self.program.has_global_atomics)?;
+            let mut counts = pass(&forward)?;
             (counts.distinct_loaded_bytes, counts.distinct_stored_bytes) = forward.globals.distinct_bytes();
             if options.orders == Orders::Forward {
                 return Ok((counts, None));
             }
             let after = memory.snapshot();
             memory.restore(&before);
-            pass(&machine(Order::Reverse, false), self.program.has_global_atomics)?;
+            pass(&machine(Order::Reverse, false))?;
             Ok((counts, Some(after)))
         };
         let fault = match run() {
@@ -211,7 +218,7 @@ impl Entry<'_> {
         for order in [Order::Forward, Order::Reverse] {
             memory.restore(&before);
             if order == Order::Forward || options.orders == Orders::Both {
-                faults.extend(pass(&machine(order, true), true).err());
+                faults.extend(pass(&machine(order, true)).err());
             }
         }
         memory.restore(&before);
@@ -315,9 +322,9 @@ impl Entry<'_> {
 }
 
 /// Runs all blocks; of several faults the one of the first block is given.
-fn pass(machine: &Machine<'_>, in_turn: bool) -> Result<Counts, Box<Fault>> {
+fn pass(machine: &Machine<'_>) -> Result<Counts, Box<Fault>> {
     let n_blocks: u64 = machine.launch.grid.iter().map(|extent| u64::from(*extent)).product();
-    if in_turn || n_blocks == 1 {
+    if machine.is_serial {
         let mut block = Block::new(machine);
         let mut counts = Counts::default();
         for idx in 0..n_blocks {

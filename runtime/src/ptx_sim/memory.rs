@@ -102,8 +102,18 @@ impl Memory {
             )));
         }
         for (idx, byte) in bytes.iter().enumerate() {
-            buffer.store(offset_bytes + idx, 1, u64::from(*byte));
+            buffer.store(offset_bytes + idx, 1, u64::from(*byte), true);
         }
+        Ok(())
+    }
+
+    /// Forgets what a buffer holds: reading a byte before it is written again stops a kernel. A buffer that was added with bytes
+    /// keeps them.
+    ///
+    /// Errors: the buffer belongs to another memory.
+    pub fn forget(&mut self, id: BufferId) -> Result<(), Diagnostic> {
+        let written = self.buffer(id)?.written.iter().flatten();
+        written.for_each(|word| word.store(0, Relaxed));
         Ok(())
     }
 
@@ -162,6 +172,7 @@ impl Buffer {
     }
 
     /// The `n` bytes at `offset`, a multiple of `n`; `n` is 1, 2, 4 or 8.
+    #[inline]
     pub(super) fn load(&self, offset: usize, n: usize) -> u64 {
         let word = u64::from(self.words[offset / 4].load(Relaxed));
         match n {
@@ -172,15 +183,21 @@ impl Buffer {
         }
     }
 
-    /// Stores the low `n` bytes of `value` at `offset`, a multiple of `n`.
-    pub(super) fn store(&self, offset: usize, n: usize, value: u64) {
+    /// Stores the low `n` bytes of `value` at `offset`, a multiple of `n`; `is_serial` says that no other host thread uses the
+    /// memory.
+    #[inline]
+    pub(super) fn store(&self, offset: usize, n: usize, value: u64, is_serial: bool) {
         match n {
             1 | 2 => {
                 let shift = 8 * (offset % 4);
                 let mask = (u32::MAX >> (32 - 8 * n)) << shift;
                 let bits = ((value << shift) as u32) & mask;
-                // Other blocks may store to the other bytes of the word at the same time.
                 let word = &self.words[offset / 4];
+                if is_serial {
+                    word.store((word.load(Relaxed) & !mask) | bits, Relaxed);
+                    return self.note_written(offset, n, is_serial);
+                }
+                // Other blocks may store to the other bytes of the word at the same time.
                 let _ = word.fetch_update(Relaxed, Relaxed, |old| Some((old & !mask) | bits));
             }
             4 => self.words[offset / 4].store(value as u32, Relaxed),
@@ -189,13 +206,27 @@ impl Buffer {
                 self.words[offset / 4 + 1].store((value >> 32) as u32, Relaxed);
             }
         }
-        if let Some(written) = &self.written {
-            let mask = (((1_u64 << n) - 1) as u32) << (offset % 32);
-            written[offset / 32].fetch_or(mask, Relaxed);
+        self.note_written(offset, n, is_serial);
+    }
+
+    #[inline]
+    fn note_written(&self, offset: usize, n: usize, is_serial: bool) {
+        let Some(written) = &self.written else { return };
+        let mask = (((1_u64 << n) - 1) as u32) << (offset % 32);
+        let word = &written[offset / 32];
+        let old = word.load(Relaxed);
+        if old & mask == mask {
+            return;
+        }
+        if is_serial {
+            word.store(old | mask, Relaxed);
+        } else {
+            word.fetch_or(mask, Relaxed);
         }
     }
 
     /// Whether all `n` bytes at `offset` hold something.
+    #[inline]
     pub(super) fn is_written(&self, offset: usize, n: usize) -> bool {
         let Some(written) = &self.written else {
             return true;

@@ -51,6 +51,7 @@ mod address;
 mod ast;
 mod code;
 mod decode;
+mod device;
 mod exec;
 mod globals;
 mod launch;
@@ -61,6 +62,7 @@ mod parse;
 mod parse_stmt;
 mod types;
 
+pub use device::SimulatedDevice;
 pub use launch::{Arg, Counts, Entry, Launch, Options, Orders};
 pub use memory::{BufferId, Memory};
 

@@ -1,11 +1,13 @@
 //! A block: its threads in order, and its barriers.
 
-use super::super::code::{Op, Place};
+use super::super::code::{Op, Place, SINK, SlotInit, Special};
 use super::super::launch::Counts;
+use super::cells::GlobalCells;
 use super::fault::{Fault, FaultKind, triple};
+use super::file::Files;
 use super::frame::Frames;
 use super::shared::Shared;
-use super::thread::{DEFINED, Registers, State, Thread, run};
+use super::thread::{State, Thread};
 use super::traffic::{BlockMemory, Trouble};
 use super::{Machine, Order, WARP};
 
@@ -13,9 +15,7 @@ use super::{Machine, Order, WARP};
 pub(in crate::ptx_sim) struct Block<'m> {
     pub(super) memory: BlockMemory<'m>,
     pub(super) threads: Vec<Thread>,
-    /// Register files, one after the other.
-    pub(super) values: Vec<u64>,
-    pub(super) defined: Vec<u8>,
+    pub(super) files: Files,
 }
 
 impl<'m> Block<'m> {
@@ -34,16 +34,21 @@ impl<'m> Block<'m> {
             machine,
             shared: Shared::new(address + dynamic_bytes, program.shared_granule),
             shared_places,
+            global_cells: GlobalCells::default(),
             frames: Frames::new(n_threads, program.private_bytes),
             counts: Counts::default(),
             pending: None,
             block: 0,
-            epoch: 1,
+            epoch: 0,
             clocks: vec![[0; WARP]; n_threads],
         };
-        let n_values = n_threads * program.slots.len();
-        let (values, defined) = (vec![0; n_values], vec![0; n_values]);
-        Block { memory, threads: vec![Thread::new(); n_threads], values, defined }
+        let files = Files::new(program.slots.len(), n_threads);
+        for (slot, info) in program.slots.iter().enumerate() {
+            if let SlotInit::Constant(bits) = info.init {
+                files.fill(slot as u32, Some(bits));
+            }
+        }
+        Block { memory, threads: vec![Thread::new(); n_threads], files }
     }
 
     /// Runs the block with number `block` and gives its counts.
@@ -66,14 +71,27 @@ impl<'m> Block<'m> {
         Ok(std::mem::take(&mut self.memory.counts))
     }
 
-    /// Runs all warps to the next barrier of the block.
+    /// Runs all threads to the next barrier of the block.
     fn run_interval(&mut self) -> Result<(), Box<Fault>> {
         let n_warps = self.threads.len().div_ceil(WARP);
-        for idx in 0..n_warps {
-            let warp = self.ordered(idx, n_warps);
-            self.run_warp(warp)?;
+        if self.memory.machine.runs_alone {
+            for idx in 0..n_warps {
+                let warp = self.ordered(idx, n_warps);
+                self.run_warp_alone(warp)?;
+            }
+            return Ok(());
         }
-        Ok(())
+        loop {
+            self.run_lanes((0..self.threads.len() as u32).collect())?;
+            let mut resolved = false;
+            for idx in 0..n_warps {
+                let warp = self.ordered(idx, n_warps);
+                resolved |= self.resolve_warp(warp)?;
+            }
+            if !resolved {
+                return Ok(());
+            }
+        }
     }
 
     /// The load that was put off, now that no race explains it.
@@ -98,51 +116,49 @@ impl<'m> Block<'m> {
         let machine = self.memory.machine;
         self.memory.counts = Counts::default();
         self.memory.block = block;
-        self.memory.epoch = 1;
+        // Epochs go on counting, so what cells know of other blocks is old.
+        self.memory.epoch += 1;
         self.memory.pending = None;
         self.memory.shared.clear();
+        self.memory.global_cells.clear();
         self.memory.frames.clear();
         self.memory.clocks.fill([0; WARP]);
         self.threads.fill(Thread::new());
         let position = Machine::unravel(block, machine.launch.grid);
-        let slots = &machine.program.slots;
-        for thread in 0..self.threads.len() {
-            let first = thread * slots.len();
-            for (idx, slot) in slots.iter().enumerate() {
-                let initial = machine.initial(slot.init, position, thread);
-                self.values[first + idx] = initial.unwrap_or(0);
-                self.defined[first + idx] = if initial.is_some() { DEFINED } else { 0 };
+        for (slot, info) in machine.program.slots.iter().enumerate() {
+            let slot = slot as u32;
+            match info.init {
+                SlotInit::Undefined => self.files.fill(slot, None),
+                SlotInit::Constant(_) if slot != SINK => {}
+                SlotInit::Constant(bits) => self.files.fill(slot, Some(bits)),
+                SlotInit::Special(special) => self.fill_special(slot, special, position),
             }
         }
     }
 
-    pub(super) fn n_slots(&self) -> usize {
-        self.memory.machine.program.slots.len()
+    fn fill_special(&self, slot: u32, special: Special, position: [u32; 3]) {
+        for thread in 0..self.threads.len() {
+            let value = self.memory.machine.special(special, position, thread);
+            self.files.of(thread).set(slot, value);
+        }
+        let all: Vec<u32> = (0..self.threads.len() as u32).collect();
+        self.files.define(slot, &all);
     }
 
-    /// Runs the lanes of a warp until each has exited, or waits for other warps, or for ever.
-    fn run_warp(&mut self, warp: usize) -> Result<(), Box<Fault>> {
+    /// Runs the lanes of a warp, one after the other, until each has exited, or waits for other warps, or for ever.
+    fn run_warp_alone(&mut self, warp: usize) -> Result<(), Box<Fault>> {
         let n_lanes = (self.threads.len() - warp * WARP).min(WARP);
         loop {
             for idx in 0..n_lanes {
                 let thread = warp * WARP + self.ordered(idx, n_lanes);
                 if self.threads[thread].state == State::Ready {
-                    self.run_thread(thread)?;
+                    self.run_lanes(vec![thread as u32])?;
                 }
             }
             if !self.resolve_warp(warp)? {
                 return Ok(());
             }
         }
-    }
-
-    fn run_thread(&mut self, thread: usize) -> Result<(), Box<Fault>> {
-        let n_slots = self.n_slots();
-        let range = thread * n_slots..(thread + 1) * n_slots;
-        let mut regs =
-            Registers { values: &mut self.values[range.clone()], defined: &mut self.defined[range] };
-        let result = run(&mut self.threads[thread], thread, &mut regs, &mut self.memory);
-        result.map_err(|trouble| self.fault(thread, &trouble))
     }
 
     pub(super) fn fault(&self, thread: usize, trouble: &Trouble) -> Box<Fault> {
@@ -208,7 +224,7 @@ impl<'m> Block<'m> {
     /// The barrier at which a thread waits.
     fn barrier(&self, thread: usize) -> Result<u64, Box<Fault>> {
         let inst = &self.memory.machine.program.code[self.threads[thread].pc as usize];
-        let value = |idx: usize| self.values[thread * self.n_slots() + inst.src[idx] as usize];
+        let value = |idx: usize| self.files.of(thread).get(inst.src[idx]);
         let n_threads = self.threads.len().next_multiple_of(WARP) as u64;
         let id = value(0);
         if id > 15 {

@@ -1,20 +1,27 @@
 //! Running a program: the machine, its blocks, warps and threads.
 //!
-//! A thread runs alone until it ends, or until it comes to an instruction for which it must wait for others. That is the
-//! model of independent threads: nothing promises more, so a kernel that relies on the lock step of a warp is found out.
-//! What threads may rely on (barriers, `bar.warp.sync`, shuffles) is in [`block`] and [`warp`].
+//! Threads are independent: nothing promises that they keep step, so a kernel that relies on it is found out. What threads may
+//! rely on (barriers, `bar.warp.sync`, shuffles) is in [`block`] and [`warp`]; between two of those, memory tells every pair of
+//! accesses that nothing orders (`cells`), so the simulator may run threads in any order. It runs those together that stand at
+//! the same instruction (`group`, `wide`), because that is quick.
 
 pub(super) mod block;
+mod cells;
 mod fault;
+mod file;
 mod frame;
+mod group;
+mod lanes;
 mod shared;
 mod thread;
 mod traffic;
 mod warp;
+mod wide;
 
 pub(super) use fault::Fault;
+pub(super) use wide::has_vectors;
 
-use super::code::{Program, SlotInit, Special};
+use super::code::{Program, Special};
 use super::globals::Globals;
 use super::launch::{Launch, Options};
 
@@ -37,6 +44,12 @@ pub(super) struct Machine<'m> {
     /// A fault is known already and looked at closely: threads go on after a load of shared memory that nothing has
     /// written, so that a store to it in the same interval is found to be a race.
     pub(super) looks_closely: bool,
+    /// Threads run one after the other, and not in groups.
+    pub(super) runs_alone: bool,
+    /// No other host thread runs blocks of this launch.
+    pub(super) is_serial: bool,
+    /// See [`has_vectors`].
+    pub(super) has_vectors: bool,
 }
 
 pub(super) const WARP: usize = 32;
@@ -53,15 +66,7 @@ impl Machine<'_> {
         [(linear % x) as u32, (linear / x % y) as u32, (linear / (x * y)) as u32]
     }
 
-    /// The value of a slot when thread `thread` of the block at `block` starts.
-    pub(super) fn initial(&self, init: SlotInit, block: [u32; 3], thread: usize) -> Option<u64> {
-        match init {
-            SlotInit::Undefined => None,
-            SlotInit::Constant(bits) => Some(bits),
-            SlotInit::Special(special) => Some(self.special(special, block, thread)),
-        }
-    }
-
+    /// The value of a special register in thread `thread` of the block at `block`.
     fn special(&self, special: Special, block: [u32; 3], thread: usize) -> u64 {
         let lane = (thread % WARP) as u32;
         let bit = 1_u32 << lane;

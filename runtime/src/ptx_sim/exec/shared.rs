@@ -1,104 +1,32 @@
-//! Shared memory of a block: bounds, bytes that hold nothing, and races.
-//!
-//! Two accesses to one granule by different threads, one of them a store, are a race unless something orders them: a barrier
-//! of the block, or `bar.warp.sync` (possibly several) from the one lane to the other. Shuffles and votes order registers
-//! and not memory, as the ISA manual says. The order is kept as vector clocks among the lanes of a warp. Atomics do not race
-//! with each other.
+//! Shared memory of a block: bounds, bytes that hold nothing, and races ([`cells`](super::cells)).
 
 use super::super::address::FIRST_BYTE;
 use super::super::code::Place;
-use super::WARP;
-
-const NOBODY: u32 = u32::MAX;
-
-/// Who accesses, and what happened before for it.
-#[derive(Clone, Copy)]
-pub(super) struct Who<'c> {
-    pub(super) thread: u32,
-    /// Index into the program's places.
-    pub(super) place: u32,
-    /// How many barriers of the block have passed, from one.
-    pub(super) epoch: u32,
-    /// What this thread knows of the clocks of its warp's lanes.
-    pub(super) clock: &'c [u32; WARP],
-}
-
-impl Who<'_> {
-    fn lane(&self) -> usize {
-        self.thread as usize % WARP
-    }
-
-    fn warp(&self) -> u32 {
-        self.thread / WARP as u32
-    }
-}
-
-/// The last store to a granule.
-#[derive(Clone, Copy)]
-struct Write {
-    epoch: u32,
-    /// [`NOBODY`] after atomics of several threads.
-    thread: u32,
-    clock: u32,
-    place: u32,
-    is_atomic: bool,
-}
-
-/// The loads of a granule since the last barrier.
-#[derive(Clone, Copy)]
-struct Reads {
-    epoch: u32,
-    /// [`NOBODY`] if they are of several warps.
-    warp: u32,
-    lanes: u32,
-    /// The latest clock among them.
-    clock: u32,
-    thread: u32,
-    place: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Cell {
-    write: Write,
-    reads: Reads,
-}
-
-const FRESH: Cell = Cell {
-    write: Write { epoch: 0, thread: 0, clock: 0, place: 0, is_atomic: false },
-    reads: Reads { epoch: 0, warp: 0, lanes: 0, clock: 0, thread: 0, place: 0 },
-};
-
-/// Another access that this one races with.
-pub(super) struct Rival {
-    /// [`u32::MAX`] if it is not one thread alone.
-    pub(super) thread: u32,
-    pub(super) place: u32,
-    pub(super) verb: &'static str,
-}
+use super::cells::{Cell, FRESH, Rival, Who};
 
 pub(super) struct Shared {
     pub(super) bytes: Vec<u8>,
     defined: Vec<bool>,
     cells: Vec<Cell>,
-    granule: usize,
+    /// The smallest access has two to the power of this many bytes.
+    granule_bits: u32,
 }
 
 impl Shared {
     pub(super) fn new(end: u64, granule: u32) -> Shared {
         let size = (end - FIRST_BYTE) as usize;
-        let granule = granule.max(1) as usize;
+        let granule_bits = granule.max(1).ilog2();
         Shared {
             bytes: vec![0; size],
             defined: vec![false; size],
-            cells: vec![FRESH; size.div_ceil(granule)],
-            granule,
+            cells: vec![FRESH; size.div_ceil(1 << granule_bits)],
+            granule_bits,
         }
     }
 
-    /// Forgets everything, for the next block.
+    /// Forgets what was written, for the next block.
     pub(super) fn clear(&mut self) {
         self.defined.fill(false);
-        self.cells.fill(FRESH);
     }
 
     /// The offset of `total` bytes at `address`, which must lie in one of `places`. Errors: for the end of a sentence.
@@ -123,34 +51,45 @@ impl Shared {
     }
 
     pub(super) fn load(&self, offset: usize, bytes: usize) -> u64 {
-        let mut word = [0; 8];
-        word[..bytes].copy_from_slice(&self.bytes[offset..offset + bytes]);
-        u64::from_le_bytes(word)
+        // A length that is known makes a load of it.
+        fn word<const N: usize>(bytes: &[u8]) -> u64 {
+            let mut word = [0; 8];
+            word[..N].copy_from_slice(&bytes[..N]);
+            u64::from_le_bytes(word)
+        }
+        let found = &self.bytes[offset..offset + bytes];
+        match bytes {
+            1 => word::<1>(found),
+            2 => word::<2>(found),
+            4 => word::<4>(found),
+            _ => word::<8>(found),
+        }
     }
 
     pub(super) fn store(&mut self, offset: usize, bytes: usize, value: u64) {
-        self.bytes[offset..offset + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
-        self.defined[offset..offset + bytes].fill(true);
+        fn put<const N: usize>(bytes: &mut [u8], defined: &mut [bool], value: u64) {
+            bytes[..N].copy_from_slice(&value.to_le_bytes()[..N]);
+            defined[..N].fill(true);
+        }
+        let (into, defined) =
+            (&mut self.bytes[offset..offset + bytes], &mut self.defined[offset..offset + bytes]);
+        match bytes {
+            1 => put::<1>(into, defined, value),
+            2 => put::<2>(into, defined, value),
+            4 => put::<4>(into, defined, value),
+            _ => put::<8>(into, defined, value),
+        }
+    }
+
+    /// The cells of `bytes` bytes.
+    fn granules(&mut self, offset: usize, bytes: usize) -> &mut [Cell] {
+        let shift = self.granule_bits;
+        &mut self.cells[offset >> shift..=(offset + bytes - 1) >> shift]
     }
 
     /// Notes a load. Errors: a store that it races with.
     pub(super) fn note_read(&mut self, offset: usize, bytes: usize, who: &Who<'_>) -> Result<(), Rival> {
-        for cell in &mut self.cells[offset / self.granule..=(offset + bytes - 1) / self.granule] {
-            check_write(&cell.write, who, false)?;
-            let reads = &mut cell.reads;
-            let own = who.clock[who.lane()];
-            if reads.epoch == who.epoch {
-                reads.warp = if reads.warp == who.warp() { reads.warp } else { NOBODY };
-                reads.lanes |= 1 << who.lane();
-                reads.clock = reads.clock.max(own);
-            } else {
-                let lanes = 1 << who.lane();
-                *reads = Reads { epoch: who.epoch, warp: who.warp(), lanes, clock: own, thread: 0, place: 0 };
-            }
-            reads.thread = who.thread;
-            reads.place = who.place;
-        }
-        Ok(())
+        self.granules(offset, bytes).iter_mut().try_for_each(|cell| cell.note_read(who))
     }
 
     /// Notes a store or an atomic. Errors: an access that it races with.
@@ -161,53 +100,8 @@ impl Shared {
         who: &Who<'_>,
         is_atomic: bool,
     ) -> Result<(), Rival> {
-        for cell in &mut self.cells[offset / self.granule..=(offset + bytes - 1) / self.granule] {
-            check_write(&cell.write, who, is_atomic)?;
-            check_reads(&cell.reads, who)?;
-            let shared_atomic = is_atomic
-                && cell.write.is_atomic
-                && cell.write.epoch == who.epoch
-                && cell.write.thread != who.thread;
-            cell.write = Write {
-                epoch: who.epoch,
-                thread: if shared_atomic { NOBODY } else { who.thread },
-                clock: who.clock[who.lane()],
-                place: who.place,
-                is_atomic,
-            };
-        }
-        Ok(())
+        self.granules(offset, bytes).iter_mut().try_for_each(|cell| cell.note_write(who, is_atomic))
     }
-}
-
-fn check_write(write: &Write, who: &Who<'_>, is_atomic: bool) -> Result<(), Rival> {
-    if write.epoch != who.epoch || write.thread == who.thread || (write.is_atomic && is_atomic) {
-        return Ok(());
-    }
-    let same_warp = write.thread != NOBODY && write.thread / WARP as u32 == who.warp();
-    if same_warp && who.clock[write.thread as usize % WARP] > write.clock {
-        return Ok(());
-    }
-    Err(Rival { thread: write.thread, place: write.place, verb: "stores to" })
-}
-
-fn check_reads(reads: &Reads, who: &Who<'_>) -> Result<(), Rival> {
-    if reads.epoch != who.epoch {
-        return Ok(());
-    }
-    let rival = Rival { thread: reads.thread, place: reads.place, verb: "loads" };
-    if reads.warp != who.warp() {
-        return Err(rival);
-    }
-    let others = reads.lanes & !(1 << who.lane());
-    let ordered = |lane: usize| who.clock[lane] > reads.clock;
-    if (0..WARP).filter(|lane| others >> lane & 1 == 1).all(ordered) {
-        return Ok(());
-    }
-    // The last reader may be this thread itself; then another lane is the rival.
-    let lane = (0..WARP).find(|lane| others >> lane & 1 == 1).unwrap_or(0) as u32;
-    let thread = if reads.thread == who.thread { who.warp() * WARP as u32 + lane } else { reads.thread };
-    Err(Rival { thread, ..rival })
 }
 
 /// Names the variable that an address out of bounds is nearest behind.

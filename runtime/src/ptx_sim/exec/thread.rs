@@ -1,10 +1,12 @@
-//! One thread, from where it stands to where it must wait.
+//! One instruction of one thread: what every instruction does. `wide` does the frequent ones of many threads at once, by the same
+//! functions of `num`.
 
 use super::super::address::{FIRST_BYTE, LOCAL_WINDOW, SHARED_WINDOW, in_window};
-use super::super::code::{Access, Combine, Inst, NONE, Op, Program, Slot, Space, Test, TestTy, Transfer};
+use super::super::code::{Access, Combine, Inst, Op, Program, Slot, Space, Test, TestTy, Transfer};
 use super::super::num::convert::cvt;
 use super::super::num::float::{FloatTy, compare, float1, float2, fma, order, testp};
 use super::super::num::int::{bfi, divide, int1, int2, int3, lop3, prmt, shf, sign_extend};
+use super::file::{DEFINED, Registers};
 use super::traffic::{BlockMemory, Trouble};
 
 /// What a thread is doing.
@@ -22,12 +24,9 @@ pub(super) struct Thread {
     pub(super) pc: u32,
     pub(super) state: State,
     /// The calls it is in, and where each came from.
-    calls: Vec<(u32, u32)>,
+    pub(super) calls: Vec<(u32, u32)>,
     pub(super) executed: u64,
 }
-
-/// All bytes of a slot hold something.
-pub(super) const DEFINED: u8 = 0xff;
 
 impl Thread {
     pub(super) fn new() -> Thread {
@@ -35,83 +34,20 @@ impl Thread {
     }
 }
 
-/// The register file of one thread: values, and which of their bytes are defined.
-pub(super) struct Registers<'r> {
-    pub(super) values: &'r mut [u64],
-    pub(super) defined: &'r mut [u8],
-}
+pub(super) type Step = Result<(), Box<Trouble>>;
 
-impl Registers<'_> {
-    #[inline]
-    fn get(&self, slot: Slot) -> u64 {
-        self.values[slot as usize]
-    }
-
-    #[inline]
-    fn set(&mut self, slot: Slot, value: u64) {
-        self.values[slot as usize] = value;
-        self.defined[slot as usize] = DEFINED;
-    }
-}
-
-type Step = Result<(), Box<Trouble>>;
-
-/// Runs a thread until it waits or ends.
-///
-/// Errors: the fault; the thread's `pc` stays at the instruction.
-pub(super) fn run(
-    thread: &mut Thread,
-    thread_idx: usize,
-    regs: &mut Registers<'_>,
-    memory: &mut BlockMemory<'_>,
-) -> Step {
-    let program = memory.machine.program;
-    let start = thread.executed;
-    let limit = memory.machine.options.max_instructions;
-    let mut result = Ok(());
-    while thread.state == State::Ready {
-        let inst = &program.code[thread.pc as usize];
-        thread.executed += 1;
-        if inst.guard != NONE {
-            if regs.defined[inst.guard as usize] != DEFINED {
-                result = Err(undefined(program, inst.guard));
-                break;
-            }
-            if (regs.get(inst.guard) != 0) == inst.guard_negated {
-                thread.pc += 1;
-                continue;
-            }
-        }
-        let sources = &inst.src[..usize::from(inst.n_sources)];
-        if let Some(slot) = sources.iter().find(|slot| regs.defined[**slot as usize] != DEFINED) {
-            result = Err(undefined(program, *slot));
-            break;
-        }
-        if thread.executed > limit {
-            let message = format!("has executed more than {limit} instructions; does its loop end?");
-            result = Err(Trouble::other(message));
-            break;
-        }
-        result = step(inst, thread, thread_idx, regs, memory);
-        if result.is_err() {
-            break;
-        }
-    }
-    memory.counts.instructions += thread.executed - start;
-    result
-}
-
-fn undefined(program: &Program, slot: Slot) -> Box<Trouble> {
+pub(super) fn undefined(program: &Program, slot: Slot) -> Box<Trouble> {
     let name = program.slots.get(slot as usize).map_or("", |slot| slot.name.as_str());
     Trouble::undefined(format!("reads register `{name}`, which holds nothing defined"))
 }
 
-#[inline]
-fn step(
+/// Executes the instruction at which the thread stands; its guard and its sources have been looked at.
+///
+/// Errors: the fault; the thread stays at the instruction.
+pub(super) fn step(
     inst: &Inst,
     thread: &mut Thread,
-    thread_idx: usize,
-    regs: &mut Registers<'_>,
+    regs: Registers<'_>,
     memory: &mut BlockMemory<'_>,
 ) -> Step {
     let [a, b, c, d, _] = inst.src;
@@ -144,45 +80,37 @@ fn step(
             let value = value.ok_or_else(|| Trouble::other("divides an integer by zero"))?;
             regs.set(inst.dst[0], value);
         }
-        Op::Load(access) if access.space == Space::Frame => {
-            load_formal(inst, &access, thread_idx, regs, memory)
-        }
+        Op::Load(access) if access.space == Space::Frame => load_formal(inst, &access, regs, memory),
         Op::Store(access) if access.space == Space::Frame => {
-            store_formal(inst, &access, thread_idx, regs, memory);
+            store_formal(inst, &access, regs, memory);
         }
         Op::Load(access) => {
             let mut values = [0; 4];
-            memory.load(inst, &access, thread_idx, a, &mut values)?;
+            memory.load(inst, &access, regs.thread, a, &mut values)?;
             for (slot, value) in inst.dst.iter().zip(values).take(usize::from(access.n_elements)) {
                 regs.set(*slot, value);
             }
         }
         Op::Store(access) => {
             let values: [u64; 4] = std::array::from_fn(|idx| regs.get(inst.src[idx + 1]));
-            memory.store(inst, &access, thread_idx, a, &values[..usize::from(access.n_elements)])?;
+            memory.store(inst, &access, regs.thread, a, &values[..usize::from(access.n_elements)])?;
         }
         Op::Atomic(access, op) => {
-            let old = memory.atomic(inst, &access, op, thread_idx, [a, b, c])?;
+            let old = memory.atomic(inst, &access, op, regs.thread, [a, b, c])?;
             regs.set(inst.dst[0], old);
         }
         Op::Cvta { space, to_space } => {
             let value = cvta(space, to_space, a)?;
             regs.set(inst.dst[0], value);
         }
-        _ => return transfer(inst, thread, thread_idx, regs, memory),
+        _ => return transfer(inst, thread, regs, memory),
     }
     thread.pc += 1;
     Ok(())
 }
 
 /// Instructions that do more to a thread than to go on to the next.
-fn transfer(
-    inst: &Inst,
-    thread: &mut Thread,
-    thread_idx: usize,
-    regs: &mut Registers<'_>,
-    memory: &mut BlockMemory<'_>,
-) -> Step {
+fn transfer(inst: &Inst, thread: &mut Thread, regs: Registers<'_>, memory: &mut BlockMemory<'_>) -> Step {
     let program = memory.machine.program;
     match inst.op {
         Op::Branch(target) => thread.pc = target,
@@ -194,12 +122,12 @@ fn transfer(
             })?;
             thread.pc = *target;
         }
-        Op::Call(site) => call(program, site, thread, thread_idx, regs, memory)?,
+        Op::Call(site) => call(program, site, thread, regs, memory)?,
         Op::Return => match thread.calls.pop() {
             None => thread.state = State::Exited,
             Some((site, pc)) => {
                 let site = &program.calls[site as usize];
-                carry_out(&site.copy_back, thread_idx, regs, memory);
+                carry_out(&site.copy_back, regs, memory);
                 thread.pc = pc + 1;
             }
         },
@@ -216,8 +144,7 @@ fn call(
     program: &Program,
     number: u32,
     thread: &mut Thread,
-    thread_idx: usize,
-    regs: &mut Registers<'_>,
+    regs: Registers<'_>,
     memory: &mut BlockMemory<'_>,
 ) -> Step {
     let site = &program.calls[number as usize];
@@ -229,108 +156,85 @@ fn call(
     let (first, end) = site.callee_slots;
     for slot in first..end {
         if program.slots[slot as usize].init == super::super::code::SlotInit::Undefined {
-            regs.defined[slot as usize] = 0;
+            regs.forget(slot);
         }
     }
-    carry_out(&site.copy_in, thread_idx, regs, memory);
+    carry_out(&site.copy_in, regs, memory);
     thread.calls.push((number, thread.pc));
     thread.pc = site.target;
     Ok(())
 }
 
-fn carry_out(
-    transfers: &[Transfer],
-    thread_idx: usize,
-    regs: &mut Registers<'_>,
-    memory: &mut BlockMemory<'_>,
-) {
+fn carry_out(transfers: &[Transfer], regs: Registers<'_>, memory: &mut BlockMemory<'_>) {
     for transfer in transfers {
         match *transfer {
             Transfer::Slot { from, to } => copy(regs, from, to),
             Transfer::Frame { from, to, size_bytes } => {
-                memory.frames.copy(thread_idx, from, to, size_bytes);
+                memory.frames.copy(regs.thread, from, to, size_bytes);
             }
         }
     }
 }
 
 /// The offset of a parameter of a function; the verifier has checked it.
-fn formal(regs: &Registers<'_>, inst: &Inst, access: &Access, idx: usize) -> usize {
+fn formal(regs: Registers<'_>, inst: &Inst, access: &Access, idx: usize) -> usize {
     let address = regs.get(inst.src[0]).wrapping_add_signed(access.offset);
     (address - FIRST_BYTE) as usize + idx * usize::from(access.bytes)
 }
 
 /// Loads parameters of functions with what is undefined in them: a vector that is passed may be defined in part.
-fn load_formal(
-    inst: &Inst,
-    access: &Access,
-    thread_idx: usize,
-    regs: &mut Registers<'_>,
-    memory: &BlockMemory<'_>,
-) {
+fn load_formal(inst: &Inst, access: &Access, regs: Registers<'_>, memory: &BlockMemory<'_>) {
     let bytes = usize::from(access.bytes);
     for idx in 0..usize::from(access.n_elements) {
-        let (value, defined) = memory.frames.load(thread_idx, formal(regs, inst, access, idx), bytes);
+        let (value, defined) = memory.frames.load(regs.thread, formal(regs, inst, access, idx), bytes);
         let bits = access.signed_to.map_or(64, u32::from);
         let extends = access.signed_to.is_some();
         let value =
             if extends { sign_extend(value, 8 * bytes as u32) & (u64::MAX >> (64 - bits)) } else { value };
-        let slot = inst.dst[idx] as usize;
-        regs.values[slot] = value;
         let above = u16::from(DEFINED) << bytes;
-        regs.defined[slot] = defined | (above as u8);
+        regs.put(inst.dst[idx], value, defined | (above as u8));
     }
 }
 
-fn store_formal(
-    inst: &Inst,
-    access: &Access,
-    thread_idx: usize,
-    regs: &Registers<'_>,
-    memory: &mut BlockMemory<'_>,
-) {
+fn store_formal(inst: &Inst, access: &Access, regs: Registers<'_>, memory: &mut BlockMemory<'_>) {
     let bytes = usize::from(access.bytes);
     for idx in 0..usize::from(access.n_elements) {
-        let slot = inst.src[idx + 1] as usize;
+        let slot = inst.src[idx + 1];
         let offset = formal(regs, inst, access, idx);
-        memory.frames.store(thread_idx, offset, bytes, regs.values[slot], regs.defined[slot]);
+        memory.frames.store(regs.thread, offset, bytes, regs.get(slot), regs.defined(slot));
     }
 }
 
 /// Copies a value with what is undefined in it: reading it is no error yet, using it is.
-fn copy(regs: &mut Registers<'_>, from: Slot, to: Slot) {
-    regs.values[to as usize] = regs.values[from as usize];
-    regs.defined[to as usize] = regs.defined[from as usize];
+fn copy(regs: Registers<'_>, from: Slot, to: Slot) {
+    regs.put(to, regs.get(from), regs.defined(from));
 }
 
-fn pack(inst: &Inst, regs: &mut Registers<'_>, n: usize, bytes: u32) {
+fn pack(inst: &Inst, regs: Registers<'_>, n: usize, bytes: u32) {
     let part = (1_u16 << bytes) - 1;
     let (mut value, mut defined) = (0, 0);
     for idx in 0..n {
-        let slot = inst.src[idx] as usize;
-        value |= regs.values[slot] << (8 * bytes * idx as u32);
-        defined |= (u16::from(regs.defined[slot]) & part) << (bytes * idx as u32);
+        let slot = inst.src[idx];
+        value |= regs.get(slot) << (8 * bytes * idx as u32);
+        defined |= (u16::from(regs.defined(slot)) & part) << (bytes * idx as u32);
     }
     // Bytes above the value are as good as defined.
     let above = u16::from(DEFINED) << (bytes * n as u32);
-    regs.values[inst.dst[0] as usize] = value;
-    regs.defined[inst.dst[0] as usize] = (defined | above) as u8;
+    regs.put(inst.dst[0], value, (defined | above) as u8);
 }
 
-fn unpack(inst: &Inst, regs: &mut Registers<'_>, n: usize, bytes: u32) {
-    let source = inst.src[0] as usize;
-    let (value, defined) = (regs.values[source], regs.defined[source]);
+fn unpack(inst: &Inst, regs: Registers<'_>, n: usize, bytes: u32) {
+    let (value, defined) = (regs.get(inst.src[0]), regs.defined(inst.src[0]));
     let part = (1_u16 << bytes) - 1;
     let mask = (1_u64 << (8 * bytes)) - 1;
     for idx in 0..n {
-        let slot = inst.dst[idx] as usize;
         let found = u16::from(defined >> (bytes * idx as u32)) & part;
-        regs.values[slot] = (value >> (8 * bytes * idx as u32)) & mask;
-        regs.defined[slot] = (found | !part) as u8;
+        regs.put(inst.dst[idx], (value >> (8 * bytes * idx as u32)) & mask, (found | !part) as u8);
     }
 }
 
-fn holds(test: Test, a: u64, b: u64) -> bool {
+#[inline(always)]
+pub(super) fn holds(test: Test, a: u64, b: u64) -> bool {
     let ordering = match test.ty {
         TestTy::Int(ty) if ty.is_signed => Some((ty.extend(a) as i64).cmp(&(ty.extend(b) as i64))),
         TestTy::Int(_) => Some(a.cmp(&b)),
@@ -339,7 +243,8 @@ fn holds(test: Test, a: u64, b: u64) -> bool {
     compare(test.compare, ordering)
 }
 
-fn combined(test: Test, holds: bool, c: u64) -> bool {
+#[inline(always)]
+pub(super) fn combined(test: Test, holds: bool, c: u64) -> bool {
     match test.combine {
         Combine::Nothing => holds,
         Combine::And => holds & (c != 0),
@@ -349,7 +254,7 @@ fn combined(test: Test, holds: bool, c: u64) -> bool {
 }
 
 /// Two predicates: of a packed type one for each half, else the comparison and its inverse.
-fn setp(inst: &Inst, test: Test, regs: &mut Registers<'_>, a: u64, b: u64, c: u64) {
+fn setp(inst: &Inst, test: Test, regs: Registers<'_>, a: u64, b: u64, c: u64) {
     let (p, q) = match test.ty {
         TestTy::Float(ty @ (FloatTy::F16x2 | FloatTy::Bf16x2), ftz) => {
             let half = if ty == FloatTy::F16x2 { FloatTy::F16 } else { FloatTy::Bf16 };

@@ -6,15 +6,18 @@ use super::super::globals::{Spot, Touch};
 use super::super::launch::Counts;
 use super::super::num::float::{Mods, float2};
 use super::super::num::int::{int2, sign_extend};
+use super::cells::{GlobalCells, Rival, Who};
 use super::fault::FaultKind;
 use super::frame::Frames;
-use super::shared::{Rival, Shared, Who};
+use super::shared::Shared;
 use super::{Machine, WARP};
 
 /// The memory that the threads of a block reach.
 pub(super) struct BlockMemory<'m> {
     pub(super) machine: &'m Machine<'m>,
     pub(super) shared: Shared,
+    /// Who of the block touched which global memory.
+    pub(super) global_cells: GlobalCells,
     /// Where shared variables lie, the launch's dynamic memory among them.
     pub(super) shared_places: Vec<Place>,
     pub(super) frames: Frames,
@@ -93,10 +96,37 @@ impl BlockMemory<'_> {
         }
     }
 
-    fn touch(&self, spot: Spot, bytes: usize, touch: Touch, verb: &str) -> Done<()> {
-        let block = self.block as u32;
-        let done = self.machine.globals.touch(spot, bytes, block, touch);
-        done.map_err(|what| Trouble::race(format!("{verb} {what}")))
+    /// Notes an access to global memory, and finds those of other blocks and threads that it races with.
+    #[inline]
+    pub(super) fn touch(
+        &mut self,
+        inst: &Inst,
+        thread: usize,
+        spot: Spot,
+        bytes: usize,
+        touch: Touch,
+        verb: &str,
+    ) -> Done<()> {
+        let globals = &self.machine.globals;
+        let done = globals.touch(spot, bytes, self.block as u32, touch);
+        done.map_err(|what| Trouble::race(format!("{verb} {what}")))?;
+        if matches!(touch, Touch::ReadOnly | Touch::Atomic) {
+            // What others may not write, or may touch at the same time.
+            return Ok(());
+        }
+        let who = who(inst, thread, self.epoch, &self.clocks);
+        let (region, granules) = globals.granules(spot, bytes);
+        for granule in granules {
+            let cell = self.global_cells.cell(region, granule);
+            let noted =
+                if touch == Touch::Read { cell.note_read(&who) } else { cell.note_write(&who, false) };
+            noted.map_err(|rival| {
+                let (name, byte) = self.machine.globals.name(spot);
+                let verb = if touch == Touch::Write { "stores to" } else { verb };
+                self.raced(verb, name, byte as u64, &rival)
+            })?;
+        }
+        Ok(())
     }
 
     fn race(&self, verb: &str, offset: usize, rival: &Rival) -> Box<Trouble> {
@@ -106,6 +136,10 @@ impl BlockMemory<'_> {
             .iter()
             .find(|place| address >= place.address && address < place.address + place.size_bytes);
         let (name, byte) = name.map_or(("?", 0), |place| (place.name.as_str(), address - place.address));
+        self.raced(verb, name, byte, rival)
+    }
+
+    fn raced(&self, verb: &str, name: &str, byte: u64, rival: &Rival) -> Box<Trouble> {
         let line = self.machine.program.places.get(rival.place as usize).map_or(0, |at| at.line);
         let other = match rival.thread {
             u32::MAX => "several threads use".to_string(),
@@ -138,7 +172,7 @@ impl BlockMemory<'_> {
                     self.counts.global_loads += 1;
                 }
                 let touch = if access.read_only { Touch::ReadOnly } else { Touch::Read };
-                self.touch(spot, total, touch, "loads")?;
+                self.touch(inst, thread, spot, total, touch, "loads")?;
                 for (idx, value) in out.iter_mut().take(n_elements).enumerate() {
                     let spot = spot.plus(idx * bytes);
                     self.machine
@@ -214,7 +248,7 @@ impl BlockMemory<'_> {
             Target::Global(spot) => {
                 self.counts.stored_bytes += total as u64;
                 self.counts.global_stores += 1;
-                self.touch(spot, total, Touch::Write, "stores")?;
+                self.touch(inst, thread, spot, total, Touch::Write, "stores")?;
                 for (idx, value) in values.iter().enumerate() {
                     let spot = spot.plus(idx * bytes);
                     self.machine.globals.store(spot, bytes, *value);
@@ -254,7 +288,7 @@ impl BlockMemory<'_> {
         self.counts.atomics += 1;
         match self.target(access, address, "has an atomic on")? {
             Target::Global(spot) => {
-                self.touch(spot, bytes, Touch::Atomic, "has an atomic on")?;
+                self.touch(inst, thread, spot, bytes, Touch::Atomic, "has an atomic on")?;
                 let written = self.machine.globals.check_written(spot, bytes);
                 written.map_err(|what| Trouble::undefined(format!("has an atomic on {what}")))?;
                 let old = self.machine.globals.load(spot, bytes);

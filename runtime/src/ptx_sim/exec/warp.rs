@@ -3,12 +3,13 @@
 //! A lane waits until every lane of its mask that has not exited stands at the same instruction with the same mask. What a
 //! shuffle takes from a lane that is not there is undefined, as the ISA manual says: it becomes an error where it is used.
 
-use super::super::code::{Op, Shuffle, Slot, Vote, WarpOp};
+use super::super::code::{Op, Shuffle, Vote, WarpOp};
 use super::super::num::int::int2;
 use super::WARP;
 use super::block::Block;
 use super::fault::Fault;
-use super::thread::{DEFINED, State};
+use super::file::DEFINED;
+use super::thread::State;
 use super::traffic::Trouble;
 
 impl Block<'_> {
@@ -35,7 +36,7 @@ impl Block<'_> {
     /// The value of a source of the instruction at which a thread stands.
     fn source(&self, thread: usize, idx: usize) -> u64 {
         let inst = &self.memory.machine.program.code[self.threads[thread].pc as usize];
-        self.values[thread * self.n_slots() + inst.src[idx] as usize]
+        self.files.of(thread).get(inst.src[idx])
     }
 
     fn resolve_lane(&mut self, warp: usize, lane: usize) -> Result<bool, Box<Fault>> {
@@ -123,20 +124,14 @@ impl Block<'_> {
             let (value, shuffled) = result(self, lane)?;
             let dst = program.code[self.threads[thread].pc as usize].dst;
             let (in_range, defined) = shuffled.unwrap_or((false, true));
-            self.put(thread, dst[1], u64::from(in_range), DEFINED);
-            self.put(thread, dst[0], value, if defined { DEFINED } else { 0 });
+            self.files.of(thread).put(dst[1], u64::from(in_range), DEFINED);
+            self.files.of(thread).put(dst[0], value, if defined { DEFINED } else { 0 });
         }
         for lane in (0..WARP).filter(|lane| group >> lane & 1 == 1) {
             self.threads[first + lane].pc += 1;
             self.threads[first + lane].state = State::Ready;
         }
         Ok(())
-    }
-
-    fn put(&mut self, thread: usize, slot: Slot, value: u64, defined: u8) {
-        let idx = thread * self.n_slots() + slot as usize;
-        self.values[idx] = value;
-        self.defined[idx] = defined;
     }
 
     /// What each member did before the synchronisation, all know after it.

@@ -63,6 +63,7 @@ pub(in crate::ptx_sim) enum Float2 {
 
 impl FloatTy {
     /// The format of one number.
+    #[inline(always)]
     pub(in crate::ptx_sim) fn format(self) -> Format {
         match self {
             FloatTy::F16 | FloatTy::F16x2 => F16,
@@ -77,37 +78,44 @@ impl FloatTy {
     }
 }
 
-fn canonical32(value: f32) -> f32 {
-    if value.is_nan() { f32::from_bits(0x7fff_ffff) } else { value }
-}
-
+#[inline(always)]
 fn flush32(value: f32) -> f32 {
     if value.is_subnormal() { 0.0_f32.copysign(value) } else { value }
 }
 
 /// A result of `.f32`: flushed, clamped and with the canonical NaN.
+#[inline(always)]
 fn finish32(mods: Mods, value: f32) -> u64 {
-    let value = canonical32(value);
+    // Which NaN it is shows in the bits, which no rule about numbers simplifies.
+    let is_nan = value.to_bits() & 0x7fff_ffff > 0x7f80_0000;
     let value = if mods.ftz { flush32(value) } else { value };
-    let value = if mods.sat { saturate(f64::from(value)) as f32 } else { value };
-    u64::from(value.to_bits())
+    let bits = if is_nan { 0x7fff_ffff } else { value.to_bits() };
+    if mods.sat {
+        return u64::from((saturate(f64::from(f32::from_bits(bits))) as f32).to_bits());
+    }
+    u64::from(bits)
 }
 
 /// [0, 1], with NaN to +0; so does -0, which is not above zero.
+#[inline(always)]
 pub(super) fn saturate(value: f64) -> f64 {
     if value > 0.0 { value.min(1.0) } else { 0.0 }
 }
 
+#[inline(always)]
 fn finish64(value: f64) -> u64 {
-    if value.is_nan() { F64.canonical_nan() } else { value.to_bits() }
+    let bits = value.to_bits();
+    if bits & !F64.sign_bit() > F64.infinity() { F64.canonical_nan() } else { bits }
 }
 
+#[inline(always)]
 fn operand32(mods: Mods, bits: u64) -> f32 {
     let value = f32::from_bits(bits as u32);
     if mods.ftz { flush32(value) } else { value }
 }
 
 /// Applies `f` to the one number or to both halves.
+#[inline(always)]
 fn halves(ty: FloatTy, operands: [u64; 3], f: impl Fn([u64; 3]) -> u64) -> u64 {
     if !ty.is_packed() {
         return f(operands);
@@ -117,8 +125,10 @@ fn halves(ty: FloatTy, operands: [u64; 3], f: impl Fn([u64; 3]) -> u64) -> u64 {
     low | (high << 16)
 }
 
+#[inline(always)]
 pub(in crate::ptx_sim) fn float1(op: Float1, ty: FloatTy, mods: Mods, a: u64) -> u64 {
     match (op, ty) {
+        (Float1::Abs | Float1::Neg, FloatTy::F32 | FloatTy::F64) => sign_op(op, ty.format(), mods, a),
         (Float1::Abs | Float1::Neg, _) => halves(ty, [a, 0, 0], |[a, ..]| sign_op(op, ty.format(), mods, a)),
         (_, FloatTy::F32) => {
             let value = function(op, f64::from(operand32(mods, a)));
@@ -132,6 +142,7 @@ pub(in crate::ptx_sim) fn float1(op: Float1, ty: FloatTy, mods: Mods, a: u64) ->
 }
 
 /// `abs` and `neg` change the sign bit alone, of a NaN too.
+#[inline(always)]
 fn sign_op(op: Float1, format: Format, mods: Mods, a: u64) -> u64 {
     let a = if mods.ftz { format.flush(a) } else { a };
     if op == Float1::Abs { a & !format.sign_bit() } else { a ^ format.sign_bit() }
@@ -153,8 +164,12 @@ fn function(op: Float1, value: f64) -> f64 {
     }
 }
 
+#[inline(always)]
 pub(in crate::ptx_sim) fn float2(op: Float2, ty: FloatTy, mods: Mods, a: u64, b: u64) -> u64 {
     match (op, ty) {
+        (Float2::Min | Float2::Max, FloatTy::F32 | FloatTy::F64) => {
+            extremum(op == Float2::Max, ty.format(), mods, a, b)
+        }
         (Float2::Min | Float2::Max, _) => {
             halves(ty, [a, b, 0], |[a, b, _]| extremum(op == Float2::Max, ty.format(), mods, a, b))
         }
@@ -168,6 +183,7 @@ pub(in crate::ptx_sim) fn float2(op: Float2, ty: FloatTy, mods: Mods, a: u64, b:
     }
 }
 
+#[inline(always)]
 fn binary32(op: Float2, a: f32, b: f32) -> f32 {
     match op {
         Float2::Add => a + b,
@@ -180,6 +196,7 @@ fn binary32(op: Float2, a: f32, b: f32) -> f32 {
     }
 }
 
+#[inline(always)]
 pub(super) fn binary64(op: Float2, a: f64, b: f64) -> f64 {
     match op {
         Float2::Add => a + b,
@@ -189,14 +206,15 @@ pub(super) fn binary64(op: Float2, a: f64, b: f64) -> f64 {
     }
 }
 
+#[inline(always)]
 pub(in crate::ptx_sim) fn fma(ty: FloatTy, mods: Mods, a: u64, b: u64, c: u64) -> u64 {
     match ty {
         FloatTy::F32 => {
-            let [a, b, c] = [a, b, c].map(|bits| operand32(mods, bits));
+            let (a, b, c) = (operand32(mods, a), operand32(mods, b), operand32(mods, c));
             finish32(mods, a.mul_add(b, c))
         }
         FloatTy::F64 => {
-            let [a, b, c] = [a, b, c].map(f64::from_bits);
+            let (a, b, c) = (f64::from_bits(a), f64::from_bits(b), f64::from_bits(c));
             finish64(a.mul_add(b, c))
         }
         _ => halves(ty, [a, b, c], |operands| narrow::fma(ty.format(), mods, operands)),
@@ -204,6 +222,7 @@ pub(in crate::ptx_sim) fn fma(ty: FloatTy, mods: Mods, a: u64, b: u64, c: u64) -
 }
 
 /// `min` and `max`: a NaN loses against a number unless `.NaN` stands there, and -0 is below +0.
+#[inline(always)]
 fn extremum(is_max: bool, format: Format, mods: Mods, a: u64, b: u64) -> u64 {
     let (a, b) = if mods.ftz { (format.flush(a), format.flush(b)) } else { (a, b) };
     let sign = format.sign_bit();
@@ -213,10 +232,14 @@ fn extremum(is_max: bool, format: Format, mods: Mods, a: u64, b: u64) -> u64 {
     if both_nan || (mods.nan && any_nan) {
         return format.canonical_nan();
     }
-    // The order of the bit patterns once negative ones are turned round.
-    let key = |bits: u64| if bits & sign == 0 { bits | sign } else { !bits & (sign | (sign - 1)) };
-    let picks_a = format.is_nan(b) || (!format.is_nan(a) && (key(a) > key(b)) == is_max);
+    let picks_a = format.is_nan(b) || (!format.is_nan(a) && (key(a, sign) > key(b, sign)) == is_max);
     (if picks_a { a } else { b }) ^ flip
+}
+
+/// The order of the bit patterns once negative ones are turned round.
+#[inline(always)]
+fn key(bits: u64, sign: u64) -> u64 {
+    if bits & sign == 0 { bits | sign } else { !bits & (sign | (sign - 1)) }
 }
 
 /// Comparison operators; the unordered ones are also true if an operand is NaN.
@@ -241,6 +264,7 @@ pub(in crate::ptx_sim) enum Compare {
 }
 
 /// Compares two values that are ordered by `order`, `None` if one is NaN.
+#[inline(always)]
 pub(in crate::ptx_sim) fn compare(op: Compare, order: Option<std::cmp::Ordering>) -> bool {
     let Some(order) = order else {
         return matches!(
@@ -267,6 +291,7 @@ pub(in crate::ptx_sim) fn compare(op: Compare, order: Option<std::cmp::Ordering>
 }
 
 /// The order of two numbers of one format.
+#[inline(always)]
 pub(in crate::ptx_sim) fn order(ty: FloatTy, ftz: bool, a: u64, b: u64) -> Option<std::cmp::Ordering> {
     let format = ty.format();
     let (a, b) = if ftz { (format.flush(a), format.flush(b)) } else { (a, b) };

@@ -57,11 +57,13 @@ pub(in crate::ptx_sim) enum Int3 {
 
 impl IntTy {
     /// Ones where the type has bits.
+    #[inline(always)]
     pub(in crate::ptx_sim) fn mask(self) -> u64 {
         u64::MAX >> (64 - self.bits)
     }
 
     /// The value in 64 bits, extended by its sign if the type has one.
+    #[inline(always)]
     pub(in crate::ptx_sim) fn extend(self, value: u64) -> u64 {
         if self.is_signed { sign_extend(value, self.bits) } else { value }
     }
@@ -70,6 +72,7 @@ impl IntTy {
         if self.is_signed { i128::from(sign_extend(value, self.bits) as i64) } else { i128::from(value) }
     }
 
+    #[inline(always)]
     fn less(self, a: u64, b: u64) -> bool {
         if self.is_signed { (self.extend(a) as i64) < self.extend(b) as i64 } else { a < b }
     }
@@ -81,11 +84,13 @@ impl IntTy {
 }
 
 /// The low `bits` of `value` as a signed number in 64 bits.
+#[inline(always)]
 pub(in crate::ptx_sim) fn sign_extend(value: u64, bits: u32) -> u64 {
     let unused = 64 - bits;
     (((value << unused) as i64) >> unused) as u64
 }
 
+#[inline(always)]
 pub(in crate::ptx_sim) fn int1(op: Int1, ty: IntTy, a: u64) -> u64 {
     let unused = 64 - ty.bits;
     let value = match op {
@@ -112,6 +117,7 @@ fn bfind(ty: IntTy, a: u64, as_shift: bool) -> u64 {
     u64::from(if as_shift { ty.bits - 1 - position } else { position })
 }
 
+#[inline(always)]
 pub(in crate::ptx_sim) fn int2(op: Int2, ty: IntTy, a: u64, b: u64) -> u64 {
     let value = match op {
         Int2::Add => a.wrapping_add(b),
@@ -133,10 +139,12 @@ pub(in crate::ptx_sim) fn int2(op: Int2, ty: IntTy, a: u64, b: u64) -> u64 {
 }
 
 /// Shift amounts are unsigned 32-bit numbers; every amount from the width on is as good as 64.
+#[inline(always)]
 fn shift_amount(b: u64) -> u32 {
     b.min(64) as u32
 }
 
+#[inline(always)]
 fn shr(ty: IntTy, a: u64, b: u64) -> u64 {
     if ty.is_signed {
         ((ty.extend(a) as i64) >> b.min(63)) as u64
@@ -152,10 +160,12 @@ fn mul_hi(ty: IntTy, a: u64, b: u64) -> u64 {
     ((ty.wide(a) * ty.wide(b)) >> ty.bits) as u64
 }
 
+#[inline(always)]
 fn mul_wide(ty: IntTy, a: u64, b: u64) -> u64 {
     ty.extend(a).wrapping_mul(ty.extend(b)) & (u64::MAX >> (64 - 2 * ty.bits))
 }
 
+#[inline(always)]
 pub(in crate::ptx_sim) fn int3(op: Int3, ty: IntTy, a: u64, b: u64, c: u64) -> u64 {
     match op {
         Int3::MadLo => a.wrapping_mul(b).wrapping_add(c) & ty.mask(),
@@ -221,6 +231,7 @@ pub(in crate::ptx_sim) enum Permute {
     Rc16,
 }
 
+#[inline(always)]
 pub(in crate::ptx_sim) fn prmt(mode: Permute, a: u64, b: u64, selector: u64) -> u64 {
     let bytes = a | (b << 32);
     let byte = |idx: u64| (bytes >> (8 * (idx & 7))) & 0xff;
@@ -242,6 +253,7 @@ pub(in crate::ptx_sim) fn prmt(mode: Permute, a: u64, b: u64, selector: u64) -> 
 }
 
 /// Any function of three bits, bit by bit: bit `4a + 2b + c` of `table`.
+#[inline(always)]
 pub(in crate::ptx_sim) fn lop3(table: u8, a: u64, b: u64, c: u64) -> u64 {
     (0..8).filter(|row| table >> row & 1 == 1).fold(0, |word, row| {
         let literal = |value: u64, bit: u8| if row & bit == 0 { !value } else { value };
@@ -250,6 +262,7 @@ pub(in crate::ptx_sim) fn lop3(table: u8, a: u64, b: u64, c: u64) -> u64 {
 }
 
 /// Funnel shift of `b:a`: the high word of a left shift, the low word of a right shift.
+#[inline(always)]
 pub(in crate::ptx_sim) fn shf(left: bool, wraps: bool, a: u64, b: u64, c: u64) -> u64 {
     let amount = if wraps { c & 31 } else { c.min(32) };
     let both = (b << 32) | a;

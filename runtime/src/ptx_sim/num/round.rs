@@ -43,42 +43,51 @@ pub(in crate::ptx_sim) enum Number {
 
 impl Format {
     /// Bits of the fraction.
+    #[inline(always)]
     fn fraction(self) -> u32 {
         self.precision - 1
     }
 
+    #[inline(always)]
     fn exponent_field(self) -> u64 {
         (1 << (self.bits - self.precision)) - 1
     }
 
+    #[inline(always)]
     fn bias(self) -> i32 {
         (self.exponent_field() >> 1) as i32
     }
 
+    #[inline(always)]
     pub(in crate::ptx_sim) fn sign_bit(self) -> u64 {
         1 << (self.bits - 1)
     }
 
+    #[inline(always)]
     pub(in crate::ptx_sim) fn infinity(self) -> u64 {
         self.exponent_field() << self.fraction()
     }
 
     /// The NaN that instructions of the format produce: all ones but the sign (manual: 0x7fffffff for `.f32`, 0x7fff for
     /// the 16-bit formats). For `.f64` the manual names none; the quiet NaN without a payload is taken.
+    #[inline(always)]
     pub(in crate::ptx_sim) fn canonical_nan(self) -> u64 {
         if self.bits == 64 { 0x7ff8_0000_0000_0000 } else { self.sign_bit() - 1 }
     }
 
+    #[inline(always)]
     pub(in crate::ptx_sim) fn is_nan(self, bits: u64) -> bool {
         bits & (self.sign_bit() - 1) > self.infinity()
     }
 
     /// Zero of the same sign in place of a subnormal number.
+    #[inline(always)]
     pub(in crate::ptx_sim) fn flush(self, bits: u64) -> u64 {
         if bits & self.infinity() == 0 { bits & self.sign_bit() } else { bits }
     }
 
     /// What `bits` stands for.
+    #[inline(always)]
     pub(in crate::ptx_sim) fn decode(self, bits: u64) -> Number {
         let negative = bits & self.sign_bit() != 0;
         let fraction = bits & ((1 << self.fraction()) - 1);
