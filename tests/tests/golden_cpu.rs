@@ -6,8 +6,12 @@ use birkhoff::tensor_file::TensorFile;
 use birkhoff::{Cotangents, Gradient, Loops, Options, Spec, Target, Value, compile};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::tensor::eval::Tensor;
-use birkhoff_tests::golden::{Golden, files, folder, spec_of};
-use std::path::Path;
+use birkhoff_tests::golden::{Golden, files, folder, spec_of, stem};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Runs the spec's first function on the golden inputs and compares all golden outputs and gradients.
 fn check(path: &Path, spec: &Path, target: Target, float: Option<DType>, loops: Loops) -> Result<(), String> {
@@ -60,20 +64,41 @@ fn check_all(target: Target, float: Option<DType>, loops: Loops) {
 
 fn check_some(target: Target, float: Option<DType>, loops: Loops, is_chosen: &dyn Fn(&str) -> bool) {
     let specs = files(&folder("specs"), "toml").expect("tests/specs");
-    let mut failures = vec![];
-    for path in files(&folder("golden"), "safetensors").expect("tests/golden") {
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some(spec) = spec_of(&name, &specs).filter(|_| is_chosen(&name)) else { continue };
-        let refused = REFUSED.iter().find(|(file, _)| *file == name);
-        match (check(&path, spec, target, float, loops), refused) {
-            (Ok(()), None) => {}
-            (Err(why), Some((_, op))) if why.contains(&format!("no kernel can compute `{op}`")) => {}
-            (Err(why), _) => failures.push(format!("{name}: {why}")),
-            (Ok(()), Some(_)) => {
-                failures.push(format!("{name}: it runs; take it off the list of refused ones"))
-            }
+    let chosen: Vec<(String, PathBuf, &PathBuf)> = files(&folder("golden"), "safetensors")
+        .expect("tests/golden")
+        .into_iter()
+        .filter_map(|path| {
+            let name = stem(&path);
+            let spec = spec_of(&name, &specs).filter(|_| is_chosen(&name))?;
+            Some((name, path, spec))
+        })
+        .collect();
+    let check_one = |(name, path, spec): &(String, PathBuf, &PathBuf)| -> Option<String> {
+        let start = Instant::now();
+        let result = check(path, spec, target, float, loops);
+        println!("{target} {name}: {:.1} s", start.elapsed().as_secs_f64());
+        match (result, REFUSED.iter().find(|(file, _)| file == name)) {
+            (Ok(()), None) => None,
+            (Err(why), Some((_, op))) if why.contains(&format!("no kernel can compute `{op}`")) => None,
+            (Err(why), _) => Some(format!("{name}: {why}")),
+            (Ok(()), Some(_)) => Some(format!("{name}: it runs; take it off the list of refused ones")),
         }
-    }
+    };
+    // Most of the time goes into compiling, one file on one thread.
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(file) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Some(failure) = check_one(file) {
+                        failures.lock().expect("no file panics").insert(file.0.clone(), failure);
+                    }
+                }
+            });
+        }
+    });
+    let failures: Vec<String> = failures.into_inner().expect("no file panics").into_values().collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -92,14 +117,22 @@ fn golden_gradients_with_loops_run_again() {
     check_all(Target::Cpu, None, Loops::Rerun);
 }
 
-/// Files that the simulated device runs here: of every family, as many as take seconds.
+/// Files that the simulated device runs here, by the beginnings of their names: those that take seconds. `SIMULATED=all` runs all
+/// of them, `SIMULATED=a,b` others:
+/// `SIMULATED=all cargo test --release -p birkhoff-tests --features ptx --test golden_cpu simulated -- --nocapture`.
 #[cfg(feature = "ptx")]
 const SIMULATED: [&str; 5] = ["sinkhorn_", "geoopt_ball_", "mhc_expand", "mhc_tile_head", "ot_t20"];
 
 #[cfg(feature = "ptx")]
 #[test]
 fn golden_outputs_on_the_simulated_gpu() {
+    let asked = std::env::var("SIMULATED").ok();
+    let chosen: Vec<&str> = match asked.as_deref() {
+        Some("all") => vec![""],
+        Some(list) => list.split(',').collect(),
+        None => SIMULATED.to_vec(),
+    };
     check_some(Target::PtxSim, None, Loops::Auto, &|name| {
-        SIMULATED.iter().any(|prefix| name.starts_with(prefix))
+        chosen.iter().any(|prefix| name.starts_with(prefix))
     });
 }

@@ -263,12 +263,12 @@ fn wrong_usage_is_exit_code_2() {
 fn missing_targets_are_exit_code_3() {
     let folder = Folder::new();
     let mut lines = vec![
-        "run ratio.bir --random 0 --dim C=2 --target cuda",
         "run ratio.bir --random 0 --dim C=2 --target ptx",
         "run ratio.bir --random 0 --dim C=2 --target cpu-llvm",
     ];
     if cfg!(not(feature = "ptx")) {
         lines.extend([
+            "run ratio.bir --random 0 --dim C=2 --target cuda",
             "run ratio.bir --random 0 --dim C=2 --target ptx-sim",
             "compile ratio.bir --dim C=2 --target ptx --arch sm_90 -o out",
             "inspect ratio.bir --dim C=2 --stage ptx",
@@ -279,6 +279,28 @@ fn missing_targets_are_exit_code_3() {
     assert_eq!(text.matches("exit code 3").count(), lines.len());
     let name = if cfg!(feature = "ptx") { "missing_targets_with_ptx" } else { "missing_targets" };
     insta::assert_snapshot!(name, text);
+}
+
+/// Where there is a GPU it must compute what the simulated one does; elsewhere the command says what is missing.
+#[cfg(feature = "ptx")]
+#[test]
+fn the_target_cuda_needs_a_driver_and_nothing_else() {
+    let folder = Folder::new();
+    let line = "run ratio.bir --random 0 --dim C=65 --dim T=37 --target";
+    let done = folder.run(&format!("{line} cuda -o cuda.safetensors"));
+    if done.code == Some(0) {
+        assert_eq!(folder.run(&format!("{line} ptx-sim -o sim.safetensors")).code, Some(0));
+        let [cuda, sim] =
+            ["cuda", "sim"].map(|name| std::fs::read(folder.path(&format!("{name}.safetensors"))).unwrap());
+        assert!(cuda == sim, "the GPU computes other bits than the simulated device");
+        return;
+    }
+    assert_eq!((done.code, done.stdout.as_str()), (Some(3), ""));
+    assert!(done.stderr.starts_with("error: ") && done.stderr.contains("driver"), "{}", done.stderr);
+    if done.stderr.contains("no CUDA driver is installed") {
+        insta::assert_snapshot!("no_cuda_driver", done.stderr);
+    }
+    assert_eq!(folder.files(), ["ratio.bir"]);
 }
 
 #[cfg(feature = "ptx")]

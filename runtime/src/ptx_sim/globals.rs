@@ -206,6 +206,7 @@ impl<'m> Globals<'m> {
     }
 
     /// Notes that block `block` touches `bytes` bytes. Errors: another block's access forbids it.
+    #[inline]
     pub(super) fn touch(&self, spot: Spot, bytes: usize, block: u32, touch: Touch) -> Result<(), String> {
         let shadow = match spot.region.checked_sub(MAX_BUFFERS) {
             None => &self.shadows[spot.region],
@@ -248,6 +249,7 @@ impl<'m> Globals<'m> {
 }
 
 /// The state of a granule after a touch by the block with number `me`, from one.
+#[inline]
 fn transition(old: u32, me: u32, touch: Touch) -> Result<u32, &'static str> {
     let id = old & ID;
     let flags = old & !ID;

@@ -203,8 +203,12 @@ impl<'m> Block<'m> {
                 return Err(self.fault(first, &Trouble::other(message)));
             }
         }
-        for thread in 0..self.threads.len() {
-            self.check_convergence(thread)?;
+        let pc = self.threads[first].pc;
+        let is_together = |thread: &Thread| thread.state == State::AtBarrier && thread.pc == pc;
+        if !self.threads.iter().all(is_together) {
+            for thread in 0..self.threads.len() {
+                self.check_convergence(thread)?;
+            }
         }
         for thread in &mut self.threads {
             if thread.state == State::AtBarrier {

@@ -49,6 +49,14 @@ impl Block<'_> {
 
     /// Puts threads that are ready into groups, by where they stand.
     fn regroup(&mut self, lanes: Vec<u32>, groups: &mut Vec<Group>) {
+        let Some(first) = lanes.first().map(|lane| &self.threads[*lane as usize]) else { return };
+        let pc = first.pc;
+        let threads = lanes.iter().map(|lane| &self.threads[*lane as usize]);
+        if threads.clone().all(|thread| thread.state == State::Ready && thread.pc == pc) {
+            let before = threads.map(|thread| thread.executed).max().unwrap_or(0);
+            groups.push(Group { pc, lanes, steps: 0, before });
+            return;
+        }
         for lane in lanes {
             let thread = &self.threads[lane as usize];
             if thread.state != State::Ready {
@@ -62,8 +70,13 @@ impl Block<'_> {
                     &mut groups[last]
                 }
             };
-            let at = group.lanes.partition_point(|other| *other < lane);
-            group.lanes.insert(at, lane);
+            match group.lanes.last() {
+                Some(last) if *last > lane => {
+                    let at = group.lanes.partition_point(|other| *other < lane);
+                    group.lanes.insert(at, lane);
+                }
+                _ => group.lanes.push(lane),
+            }
             group.before = group.before.max(thread.executed);
         }
     }

@@ -61,9 +61,10 @@ impl Block<'_> {
             return Err(self.fault(thread, &Trouble::other(message)));
         }
         let mut group = 0_u32;
+        let masks = self.files.row(self.memory.machine.program.code[pc as usize].src[0]);
         for other in (0..WARP).filter(|other| mask >> other & 1 == 1) {
             let thread = first + other;
-            if stands_here(thread) && self.source(thread, 0) as u32 == mask {
+            if stands_here(thread) && masks[thread].get() as u32 == mask {
                 group |= 1 << other;
             } else if self.threads.get(thread).is_some_and(|thread| thread.state != State::Exited) {
                 return Ok(false);
