@@ -121,26 +121,24 @@ impl DeviceProgram {
     ) -> Result<(), Diagnostics> {
         let given = inputs.iter().map(|view| (BufferKind::Input, view.dtype(), view.shape()));
         let taken = outputs.iter().map(|view| (BufferKind::Output, view.dtype(), view.shape()));
-        let arrays: Vec<_> = given.chain(taken).collect();
-        let is_array = |(buffer, _): &(&plan::Buffer, &Vec<i64>)| !matches!(buffer.kind, BufferKind::Temp(_));
-        let expected: Vec<_> = self.program.buffers.iter().zip(&resolved.shapes).filter(is_array).collect();
-        let fits =
-            |((kind, dtype, shape), (buffer, extents)): (
-                &(BufferKind, _, &[i64]),
-                &(&plan::Buffer, &Vec<i64>),
-            )| { *kind == buffer.kind && *dtype == buffer.dtype && *shape == extents.as_slice() };
-        if arrays.len() == expected.len() && arrays.iter().zip(&expected).all(fits) {
+        let found: Vec<_> = given.chain(taken).collect();
+        let buffers = self.program.buffers.iter().zip(&resolved.shapes);
+        let arrays = buffers.filter(|(buffer, _)| !matches!(buffer.kind, BufferKind::Temp(_)));
+        let expected: Vec<_> =
+            arrays.clone().map(|(buffer, shape)| (buffer.kind, buffer.dtype, shape.as_slice())).collect();
+        if found == expected {
             return Ok(());
         }
-        let wanted =
-            expected.iter().map(|(buffer, shape)| format!("`{}` {}{shape:?}", buffer.name, buffer.dtype));
-        let found = arrays.iter().map(|(_, dtype, shape)| format!("{dtype}{shape:?}"));
         let list = |texts: Vec<String>| texts.join(", ");
         let message = format!(
             "the inputs and outputs of `{}` are {}; found {}",
             self.program.name,
-            list(wanted.collect()),
-            list(found.collect())
+            list(
+                arrays
+                    .map(|(buffer, shape)| format!("`{}` {}{shape:?}", buffer.name, buffer.dtype))
+                    .collect()
+            ),
+            list(found.iter().map(|(_, dtype, shape)| format!("{dtype}{shape:?}")).collect())
         );
         Err(Diagnostic::input(Span::NONE, message).into())
     }

@@ -7,7 +7,7 @@ use super::super::num::round::Round;
 use super::super::types::Ty;
 use super::Decoded;
 use super::form::Form;
-use super::operands::{float_ty, int_ty};
+use super::operands::{MOVED, float_ty, int_ty};
 use super::scope::Builder;
 
 const SCALARS: [Ty; 12] = [
@@ -102,20 +102,7 @@ impl<'a, 's> Builder<'a, 's> {
     }
 
     pub(super) fn mov(&mut self, form: &mut Form<'a, 's>) -> Decoded<()> {
-        let allowed = [
-            Ty::Pred,
-            Ty::B16,
-            Ty::B32,
-            Ty::B64,
-            Ty::U16,
-            Ty::U32,
-            Ty::U64,
-            Ty::S16,
-            Ty::S32,
-            Ty::S64,
-            Ty::F32,
-            Ty::F64,
-        ];
+        let allowed = [&[Ty::Pred][..], &MOVED].concat();
         let ty = form.ty(&allowed)?;
         let [d, a] = form.operands()?;
         match (d, a) {
@@ -134,8 +121,8 @@ impl<'a, 's> Builder<'a, 's> {
                 self.push(form, op, &[dst], &src?)
             }
             _ => {
-                let (dst, src) = (self.dst(form, d, ty)?, self.src(form, a, ty)?);
-                self.push(form, Op::Copy, &[dst], &[src])
+                let (dst, src) = self.unary(form, [ty; 2])?;
+                self.push(form, Op::Copy, &dst, &src)
             }
         }
     }

@@ -8,7 +8,7 @@ use super::super::num::float::{Compare, Float1, Float2, FloatTy, Mods, Property}
 use super::super::types::Ty;
 use super::Decoded;
 use super::form::Form;
-use super::operands::{float_ty, int_ty};
+use super::operands::{MOVED, float_ty, int_ty};
 use super::scope::Builder;
 
 const FLOATS: [Ty; 6] = [Ty::F32, Ty::F64, Ty::F16, Ty::F16x2, Ty::Bf16, Ty::Bf16x2];
@@ -39,16 +39,13 @@ impl<'a, 's> Builder<'a, 's> {
     }
 
     fn float_binary(&mut self, form: &Form<'a, 's>, op: Op, ty: Ty) -> Decoded<()> {
-        let [d, a, b] = form.operands()?;
-        let dst = self.dst(form, d, ty)?;
-        let src = [self.src(form, a, ty)?, self.src(form, b, ty)?];
-        self.push(form, op, &[dst], &src)
+        let (dst, src) = self.binary(form, [ty; 3])?;
+        self.push(form, op, &dst, &src)
     }
 
     fn float_unary(&mut self, form: &Form<'a, 's>, op: Op, ty: Ty) -> Decoded<()> {
-        let [d, a] = form.operands()?;
-        let (dst, src) = (self.dst(form, d, ty)?, self.src(form, a, ty)?);
-        self.push(form, op, &[dst], &[src])
+        let (dst, src) = self.unary(form, [ty; 2])?;
+        self.push(form, op, &dst, &src)
     }
 
     fn float_sum(&mut self, form: &mut Form<'a, 's>, op: Float2) -> Decoded<()> {
@@ -161,9 +158,8 @@ impl<'a, 's> Builder<'a, 's> {
         ];
         let property = form.must(&properties)?;
         let (ty, float) = self.float_type(form, &[Ty::F32, Ty::F64])?;
-        let [p, a] = form.operands()?;
-        let (dst, src) = (self.dst(form, p, Ty::Pred)?, self.src(form, a, ty)?);
-        self.push(form, Op::Testp(property, float), &[dst], &[src])
+        let (dst, src) = self.unary(form, [Ty::Pred, ty])?;
+        self.push(form, Op::Testp(property, float), &dst, &src)
     }
 
     /// `setp` and `set`.
@@ -174,7 +170,7 @@ impl<'a, 's> Builder<'a, 's> {
         let ftz = form.flag("ftz");
         let is_set = form.inst.opcode == "set";
         let result = if is_set { form.ty(&[Ty::U32, Ty::S32, Ty::F32])? } else { Ty::Pred };
-        let ty = form.ty(&COMPARED)?;
+        let ty = form.ty(&[&MOVED[..], &NARROW].concat())?;
         check_comparison(form, name, ftz, ty)?;
         let test_ty = float_ty(ty).map_or(TestTy::Int(int_ty(ty)), |float| TestTy::Float(float, ftz));
         let test = Test { compare, ty: test_ty, combine: combine.unwrap_or(Combine::Nothing) };
@@ -206,20 +202,7 @@ impl<'a, 's> Builder<'a, 's> {
     }
 
     pub(super) fn select(&mut self, form: &mut Form<'a, 's>) -> Decoded<()> {
-        let allowed = [
-            Ty::B16,
-            Ty::B32,
-            Ty::B64,
-            Ty::U16,
-            Ty::U32,
-            Ty::U64,
-            Ty::S16,
-            Ty::S32,
-            Ty::S64,
-            Ty::F32,
-            Ty::F64,
-        ];
-        let ty = form.ty(&allowed)?;
+        let ty = form.ty(&MOVED)?;
         let [d, a, b, c] = form.operands()?;
         let dst = self.dst(form, d, ty)?;
         let (a, b) = (self.src(form, a, ty)?, self.src(form, b, ty)?);
@@ -252,23 +235,8 @@ const COMPARISONS: [(&str, Compare); 18] = [
     ("nan", Compare::Nan),
 ];
 
-const COMPARED: [Ty; 15] = [
-    Ty::B16,
-    Ty::B32,
-    Ty::B64,
-    Ty::U16,
-    Ty::U32,
-    Ty::U64,
-    Ty::S16,
-    Ty::S32,
-    Ty::S64,
-    Ty::F32,
-    Ty::F64,
-    Ty::F16,
-    Ty::F16x2,
-    Ty::Bf16,
-    Ty::Bf16x2,
-];
+/// Types that are compared beside those of [`MOVED`].
+const NARROW: [Ty; 4] = [Ty::F16, Ty::F16x2, Ty::Bf16, Ty::Bf16x2];
 
 /// Which comparisons a type has: bits only equality, `lo` to `hs` only unsigned numbers, the unordered ones only floats.
 fn check_comparison(form: &Form<'_, '_>, name: &str, ftz: bool, ty: Ty) -> Decoded<()> {

@@ -36,12 +36,7 @@ fn doubled(ty: Ty) -> Ty {
 }
 
 impl<'a, 's> Builder<'a, 's> {
-    /// Operands `d, a, b` with a type each.
-    fn binary(&mut self, form: &Form<'a, 's>, types: [Ty; 3]) -> Decoded<([Slot; 1], [Slot; 2])> {
-        let [d, a, b] = form.operands()?;
-        Ok(([self.dst(form, d, types[0])?], [self.src(form, a, types[1])?, self.src(form, b, types[2])?]))
-    }
-
+    /// Operands `d, a, b, c` with a type each.
     fn ternary(&mut self, form: &Form<'a, 's>, types: [Ty; 4]) -> Decoded<([Slot; 1], [Slot; 3])> {
         let [d, a, b, c] = form.operands()?;
         let sources =
@@ -121,19 +116,17 @@ impl<'a, 's> Builder<'a, 's> {
             _ if as_shift => (Int1::BfindShift, Ty::U32),
             _ => (Int1::Bfind, Ty::U32),
         };
-        let [d, a] = form.operands()?;
-        let (dst, src) = (self.dst(form, d, result)?, self.src(form, a, ty)?);
-        self.push(form, Op::Int1(op, int_ty(ty)), &[dst], &[src])
+        let (dst, src) = self.unary(form, [result, ty])?;
+        self.push(form, Op::Int1(op, int_ty(ty)), &dst, &src)
     }
 
     pub(super) fn logic(&mut self, form: &mut Form<'a, 's>) -> Decoded<()> {
         let opcode = form.inst.opcode;
         let ty = form.ty(if opcode == "cnot" { &BITS } else { &LOGIC })?;
         if matches!(opcode, "not" | "cnot") {
-            let [d, a] = form.operands()?;
-            let (dst, src) = (self.dst(form, d, ty)?, self.src(form, a, ty)?);
+            let (dst, src) = self.unary(form, [ty; 2])?;
             let op = if opcode == "not" { Int1::Not } else { Int1::Cnot };
-            return self.push(form, Op::Int1(op, int_ty(ty)), &[dst], &[src]);
+            return self.push(form, Op::Int1(op, int_ty(ty)), &dst, &src);
         }
         let op = match opcode {
             "and" => Int2::And,

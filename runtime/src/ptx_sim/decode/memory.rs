@@ -299,9 +299,8 @@ impl<'a, 's> Builder<'a, 's> {
         let to_space = form.flag("to");
         let space = form.must(&SPACES)?;
         let ty = form.ty(&[Ty::U64])?;
-        let [d, a] = form.operands()?;
-        let (dst, src) = (self.dst(form, d, ty)?, self.src(form, a, ty)?);
-        self.push(form, Op::Cvta { space, to_space }, &[dst], &[src])
+        let (dst, src) = self.unary(form, [ty; 2])?;
+        self.push(form, Op::Cvta { space, to_space }, &dst, &src)
     }
 }
 

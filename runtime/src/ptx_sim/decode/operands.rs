@@ -39,6 +39,10 @@ fn special_of(name: &str, component: &str) -> Option<Special> {
     }
 }
 
+/// Types of values that instructions move and choose between, predicates aside.
+pub(super) const MOVED: [Ty; 11] =
+    [Ty::B16, Ty::B32, Ty::B64, Ty::U16, Ty::U32, Ty::U64, Ty::S16, Ty::S32, Ty::S64, Ty::F32, Ty::F64];
+
 /// The integer type of an instruction; untyped bits are unsigned.
 pub(super) fn int_ty(ty: Ty) -> IntTy {
     IntTy { bits: ty.bits(), is_signed: ty.is_signed() }
@@ -158,6 +162,18 @@ impl<'a, 's> Builder<'a, 's> {
             },
             _ => Err(at.error(format!("expected a register of type .{} as the result", ty.name()))),
         }
+    }
+
+    /// A result and a source, of these types.
+    pub(super) fn unary(&mut self, form: &Form<'a, 's>, types: [Ty; 2]) -> Decoded<([Slot; 1], [Slot; 1])> {
+        let [d, a] = form.operands()?;
+        Ok(([self.dst(form, d, types[0])?], [self.src(form, a, types[1])?]))
+    }
+
+    /// A result and two sources, of these types.
+    pub(super) fn binary(&mut self, form: &Form<'a, 's>, types: [Ty; 3]) -> Decoded<([Slot; 1], [Slot; 2])> {
+        let [d, a, b] = form.operands()?;
+        Ok(([self.dst(form, d, types[0])?], [self.src(form, a, types[1])?, self.src(form, b, types[2])?]))
     }
 
     pub(super) fn predicate(&mut self, at: At, name: &str) -> Decoded<Slot> {
