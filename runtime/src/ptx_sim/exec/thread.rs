@@ -1,11 +1,9 @@
-//! One instruction of one thread: what every instruction does. `wide` does the frequent ones of many threads at once, by the same
-//! functions of `num`.
+//! One instruction of one thread: those that [`wide`](super::wide) does not do for many at once.
 
 use super::super::address::{FIRST_BYTE, LOCAL_WINDOW, SHARED_WINDOW, in_window};
 use super::super::code::{Access, Combine, Inst, Op, Program, Slot, Space, Test, TestTy, Transfer};
-use super::super::num::convert::cvt;
-use super::super::num::float::{FloatTy, compare, float1, float2, fma, order, testp};
-use super::super::num::int::{bfi, divide, int1, int2, int3, lop3, prmt, shf, sign_extend};
+use super::super::num::float::{FloatTy, compare, order, testp};
+use super::super::num::int::{bfi, divide, sign_extend};
 use super::file::{DEFINED, Registers};
 use super::traffic::{BlockMemory, Trouble};
 
@@ -53,19 +51,8 @@ pub(super) fn step(
     let [a, b, c, d, _] = inst.src;
     let [a, b, c, d] = [regs.get(a), regs.get(b), regs.get(c), regs.get(d)];
     match inst.op {
-        Op::Int2(op, ty) => regs.set(inst.dst[0], int2(op, ty, a, b)),
-        Op::Float2(op, ty, mods) => regs.set(inst.dst[0], float2(op, ty, mods, a, b)),
-        Op::Fma(ty, mods) => regs.set(inst.dst[0], fma(ty, mods, a, b, c)),
-        Op::Int3(op, ty) => regs.set(inst.dst[0], int3(op, ty, a, b, c)),
-        Op::Int1(op, ty) => regs.set(inst.dst[0], int1(op, ty, a)),
-        Op::Float1(op, ty, mods) => regs.set(inst.dst[0], float1(op, ty, mods, a)),
-        Op::Cvt(op) => regs.set(inst.dst[0], cvt(op, a)),
         Op::Bfi(ty) => regs.set(inst.dst[0], bfi(ty, a, b, c, d)),
-        Op::Prmt(mode) => regs.set(inst.dst[0], prmt(mode, a, b, c)),
-        Op::Lop3(table) => regs.set(inst.dst[0], lop3(table, a, b, c)),
-        Op::Shf { left, wraps } => regs.set(inst.dst[0], shf(left, wraps, a, b, c)),
         Op::Testp(property, ty) => regs.set(inst.dst[0], u64::from(testp(property, ty, a))),
-        Op::Setp(test) => setp(inst, test, regs, a, b, c),
         Op::Set(test, as_float) => {
             let holds = combined(test, holds(test, a, b), c);
             let yes = if as_float { u64::from(1.0_f32.to_bits()) } else { 0xffff_ffff };
@@ -83,17 +70,6 @@ pub(super) fn step(
         Op::Load(access) if access.space == Space::Frame => load_formal(inst, &access, regs, memory),
         Op::Store(access) if access.space == Space::Frame => {
             store_formal(inst, &access, regs, memory);
-        }
-        Op::Load(access) => {
-            let mut values = [0; 4];
-            memory.load(inst, &access, regs.thread, a, &mut values)?;
-            for (slot, value) in inst.dst.iter().zip(values).take(usize::from(access.n_elements)) {
-                regs.set(*slot, value);
-            }
-        }
-        Op::Store(access) => {
-            let values: [u64; 4] = std::array::from_fn(|idx| regs.get(inst.src[idx + 1]));
-            memory.store(inst, &access, regs.thread, a, &values[..usize::from(access.n_elements)])?;
         }
         Op::Atomic(access, op) => {
             let old = memory.atomic(inst, &access, op, regs.thread, [a, b, c])?;
@@ -135,7 +111,9 @@ fn transfer(inst: &Inst, thread: &mut Thread, regs: Registers<'_>, memory: &mut 
         Op::Trap => return Err(Trouble::other("reaches a trap")),
         Op::Barrier { .. } => thread.state = State::AtBarrier,
         Op::Warp(_) => thread.state = State::AtWarp,
-        _ => thread.pc += 1,
+        Op::Nop => thread.pc += 1,
+        // The rest is done for many threads at once.
+        _ => return Err(Trouble::other("comes to an instruction that is not simulated")),
     }
     Ok(())
 }
@@ -234,7 +212,7 @@ fn unpack(inst: &Inst, regs: Registers<'_>, n: usize, bytes: u32) {
 }
 
 #[inline(always)]
-pub(super) fn holds(test: Test, a: u64, b: u64) -> bool {
+fn holds(test: Test, a: u64, b: u64) -> bool {
     let ordering = match test.ty {
         TestTy::Int(ty) if ty.is_signed => Some((ty.extend(a) as i64).cmp(&(ty.extend(b) as i64))),
         TestTy::Int(_) => Some(a.cmp(&b)),
@@ -253,9 +231,10 @@ pub(super) fn combined(test: Test, holds: bool, c: u64) -> bool {
     }
 }
 
-/// Two predicates: of a packed type one for each half, else the comparison and its inverse.
-fn setp(inst: &Inst, test: Test, regs: Registers<'_>, a: u64, b: u64, c: u64) {
-    let (p, q) = match test.ty {
+/// The two results of a comparison: of a packed type one for each half, else the comparison and its inverse.
+#[inline(always)]
+pub(super) fn both(test: Test, a: u64, b: u64) -> (bool, bool) {
+    match test.ty {
         TestTy::Float(ty @ (FloatTy::F16x2 | FloatTy::Bf16x2), ftz) => {
             let half = if ty == FloatTy::F16x2 { FloatTy::F16 } else { FloatTy::Bf16 };
             let test = Test { ty: TestTy::Float(half, ftz), ..test };
@@ -265,9 +244,7 @@ fn setp(inst: &Inst, test: Test, regs: Registers<'_>, a: u64, b: u64, c: u64) {
             let holds = holds(test, a, b);
             (holds, !holds)
         }
-    };
-    regs.set(inst.dst[0], u64::from(combined(test, p, c)));
-    regs.set(inst.dst[1], u64::from(combined(test, q, c)));
+    }
 }
 
 fn cvta(space: Space, to_space: bool, address: u64) -> Result<u64, Box<Trouble>> {

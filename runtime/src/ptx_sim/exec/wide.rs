@@ -5,12 +5,12 @@
 //! the compiler makes vector instructions of the loop. On x86-64 the same loops exist a second time for AVX2 and FMA, which
 //! round as the others do.
 
-use super::super::code::{Inst, Op, Slot};
+use super::super::code::{Inst, Op, Slot, Test};
 use super::super::num::convert::{Cvt, cvt};
 use super::super::num::float::{Float1, Float2, FloatTy, Mods, float1, float2, fma};
 use super::super::num::int::{Int1, Int2, Int3, IntTy, int1, int2, int3, lop3, prmt, shf};
 use super::file::{Files, span};
-use super::thread::{combined, holds};
+use super::thread::{both, combined};
 
 /// Whether this processor has the vector instructions that [`wide`] can use.
 pub(in crate::ptx_sim) fn has_vectors() -> bool {
@@ -182,10 +182,6 @@ impl Wide<'_> {
                 each!(self, |a, b, c| if a != 0 { b } else { c })
             }
             Op::Setp(test) => {
-                use super::super::code::TestTy;
-                if matches!(test.ty, TestTy::Float(FloatTy::F16x2 | FloatTy::Bf16x2, _)) {
-                    return false;
-                }
                 self.setp(test);
                 self.files.define(inst.dst[1], self.lanes);
             }
@@ -200,14 +196,14 @@ impl Wide<'_> {
     }
 
     #[inline(always)]
-    fn setp(&self, test: super::super::code::Test) {
+    fn setp(&self, test: Test) {
         let [a, b, c, ..] = self.inst.src.map(|slot| self.files.row(slot));
         let [p, q] = [self.inst.dst[0], self.inst.dst[1]].map(|slot| self.files.row(slot));
         for lane in self.lanes {
             let at = *lane as usize;
-            let (holds, c) = (holds(test, a[at].get(), b[at].get()), c[at].get());
-            p[at].set(u64::from(combined(test, holds, c)));
-            q[at].set(u64::from(combined(test, !holds, c)));
+            let ((first, second), c) = (both(test, a[at].get(), b[at].get()), c[at].get());
+            p[at].set(u64::from(combined(test, first, c)));
+            q[at].set(u64::from(combined(test, second, c)));
         }
     }
 }
