@@ -78,6 +78,42 @@ fn bytes_are_counted_as_issued_and_as_distinct() {
     }
 }
 
+/// Every thread loads one place, and one of its own.
+const SHARED_PLACE: &str = "
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry load(.param .u64 data)
+{
+    .reg .b32 %t; .reg .f32 %x, %y; .reg .b64 %p, %o;
+    ld.param.u64 %p, [data];
+    ld.global.f32 %x, [%p];
+    mov.u32 %t, %tid.x;
+    mul.wide.u32 %o, %t, 4;
+    add.s64 %p, %p, %o;
+    ld.global.f32 %y, [%p];
+    add.rn.f32 %x, %x, %y;
+    ret;
+}
+";
+
+#[test]
+fn what_a_warp_loads_from_one_place_counts_once() {
+    let module = Module::parse(SHARED_PLACE).expect("legal");
+    let mut memory = Memory::new();
+    let data = memory.add("data", &floats(96)).expect("fits");
+    let launch = Launch { grid: [2, 1, 1], block: [96, 1, 1], dynamic_shared_bytes: 0 };
+    let mut run = |warp_loads: bool| {
+        let options = Options { warp_loads, ..Options::default() };
+        let entry = module.entry("load").expect("there");
+        entry.run_with(&options, &launch, &[Arg::Buffer(data)], &mut memory).expect("runs")
+    };
+    // Two blocks of three warps: four bytes a warp, and four a thread.
+    let counts = run(true);
+    assert_eq!((counts.loaded_bytes, counts.warp_loaded_bytes), (2 * 96 * 8, 2 * (3 * 4 + 96 * 4)));
+    assert_eq!(run(false).warp_loaded_bytes, 0);
+}
+
 #[test]
 fn results_do_not_depend_on_host_threads() {
     assert_eq!(twice(1003, 11, 1), twice(1003, 11, 4));

@@ -7,9 +7,10 @@
 use super::super::code::{Access, Inst, Space};
 use super::super::globals::{Touch, Window};
 use super::super::num::int::sign_extend;
-use super::Order;
 use super::file::Files;
 use super::traffic::{BlockMemory, Trouble};
+use super::{Order, WARP};
+use std::cell::Cell;
 
 /// A fault of a thread.
 type Failed = (u32, Box<Trouble>);
@@ -30,6 +31,9 @@ impl BlockMemory<'_> {
     ) -> Result<(), Failed> {
         let n_elements = usize::from(access.n_elements);
         let addresses = files.row(inst.src[0]);
+        if self.machine.options.warp_loads && access.space == Space::Global {
+            self.counts.warp_loaded_bytes += access.total_bytes() * n_distinct(lanes, addresses);
+        }
         let mut window = None;
         for lane in self.in_order(lanes) {
             let thread = lane as usize;
@@ -146,4 +150,15 @@ impl BlockMemory<'_> {
         }
         Ok(true)
     }
+}
+
+/// How many different addresses the threads of each warp have, in all.
+fn n_distinct(lanes: &[u32], addresses: &[Cell<u64>]) -> u64 {
+    let of_warp = |warp: &[u32]| {
+        let mut found: Vec<u64> = warp.iter().map(|lane| addresses[*lane as usize].get()).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.len() as u64
+    };
+    lanes.chunk_by(|a, b| *a as usize / WARP == *b as usize / WARP).map(of_warp).sum()
 }
