@@ -92,6 +92,18 @@ fn golden_gradients_with_loops_run_again() {
     check_all(Target::Cpu, None, Loops::Rerun);
 }
 
+#[cfg(feature = "ptx")]
+#[test]
+fn golden_outputs_on_the_cpu_through_llvm() {
+    check_all(Target::CpuLlvm, None, Loops::Auto);
+}
+
+#[cfg(feature = "ptx")]
+#[test]
+fn golden_outputs_on_the_cpu_through_llvm_in_f64() {
+    check_all(Target::CpuLlvm, Some(DType::F64), Loops::Auto);
+}
+
 /// Files that the simulated device runs here: of every family, as many as take seconds.
 #[cfg(feature = "ptx")]
 const SIMULATED: [&str; 5] = ["sinkhorn_", "geoopt_ball_", "mhc_expand", "mhc_tile_head", "ot_t20"];
