@@ -332,7 +332,7 @@ impl Stager<'_> {
         if let Some(class) = medium
             && self.block_fits(class)
         {
-            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.target.native_lanes)));
+            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.block_width(class))));
         }
         let lanes = choices
             .into_iter()
@@ -365,6 +365,17 @@ impl Stager<'_> {
         fitting.map_or(2, |lanes| lanes as u32)
     }
 
+    /// Lanes of a block along `class`: a native vector, or a part of one that leaves no rest, which would be done one by one.
+    fn block_width(&self, class: Class) -> u32 {
+        const LEAST: u32 = 4;
+        let native = self.target.native_lanes;
+        let extent = self.extent(class).unwrap_or(0);
+        let leaves_rest = |width: &u32| *width > LEAST && extent % i64::from(*width) != 0;
+        std::iter::successors(Some(native), |width| Some(width / 2))
+            .find(|width| !leaves_rest(width))
+            .unwrap_or(native)
+    }
+
     /// True if the elements along `class` can be the lanes: threads have no use for a part of a block.
     fn block_fits(&self, class: Class) -> bool {
         match self.target.lanes {
@@ -394,9 +405,10 @@ impl Stager<'_> {
         };
         let extent = self.extent(class).unwrap_or(1);
         match lanes {
-            Lanes::Block(_) => {
-                let block = extent.min(8 * native);
-                let vectors = (block + native - 1) / native * small_outer;
+            Lanes::Block(width) => {
+                let width = i64::from(width);
+                let block = extent.min(8 * width);
+                let vectors = (block + width - 1) / width * small_outer;
                 (Some((class, block)), if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 })
             }
             _ => {
