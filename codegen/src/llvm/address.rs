@@ -128,16 +128,34 @@ impl<'c> Emitter<'_, 'c> {
         }
     }
 
+    /// What the indices that differ by data add to the address of each lane.
+    fn data_offsets(&mut self, place: &Place<'c>) -> Option<Ssa<'c>> {
+        let width = self.width();
+        let mut total = None;
+        for (indices, step) in &place.lane_terms {
+            let step = self.size_value(step);
+            let offset = self.b.mul(*indices, self.b.splat(step, width));
+            total = Some(total.map_or(offset, |total| self.b.add(total, offset)));
+        }
+        total
+    }
+
+    /// The addresses of the lanes of such a place, as one vector.
+    pub(super) fn scattered_addresses(&mut self, place: &Place<'c>) -> Result<Ssa<'c>, Diagnostic> {
+        let width = self.width();
+        let base = self.address(place)?;
+        let data = self.data_offsets(place);
+        let stride = self.size_value(&place.lane_stride);
+        let stride = self.b.mul(self.iota(), self.b.splat(stride, width));
+        let offsets = data.map_or(stride, |data| self.b.add(data, stride));
+        Ok(self.b.advance(base, offsets))
+    }
+
     /// The address of each lane of a place whose lanes are neither one element nor neighbours.
     pub(super) fn lane_addresses(&mut self, place: &Place<'c>) -> Result<Vec<Ssa<'c>>, Diagnostic> {
         let width = self.width();
         let base = self.address(place)?;
-        let mut offsets = vec![];
-        for (indices, step) in &place.lane_terms {
-            let step = self.size_value(step);
-            offsets.push(self.b.mul(*indices, self.b.splat(step, width)));
-        }
-        let total = offsets.into_iter().reduce(|sum, next| self.b.add(sum, next));
+        let total = self.data_offsets(place);
         let mut addresses = vec![];
         for lane in 0..width {
             let mut address = match &place.lane_stride {

@@ -15,9 +15,9 @@ use inkwell::llvm_sys::core::{
     LLVMBuildSub, LLVMBuildUDiv, LLVMBuildXor, LLVMConstInt, LLVMConstReal, LLVMConstVector,
     LLVMCreateBuilderInContext, LLVMDisposeBuilder, LLVMDoubleTypeInContext, LLVMFloatTypeInContext,
     LLVMGetBasicBlockTerminator, LLVMGetInsertBlock, LLVMGetIntrinsicDeclaration, LLVMGetPoison,
-    LLVMHalfTypeInContext, LLVMIntTypeInContext, LLVMIntrinsicGetType, LLVMLookupIntrinsicID,
-    LLVMPointerTypeInContext, LLVMPositionBuilderAtEnd, LLVMPositionBuilderBefore, LLVMSetAlignment,
-    LLVMTypeOf, LLVMVectorType,
+    LLVMGetVectorSize, LLVMHalfTypeInContext, LLVMIntTypeInContext, LLVMIntrinsicGetType,
+    LLVMLookupIntrinsicID, LLVMPointerTypeInContext, LLVMPositionBuilderAtEnd, LLVMPositionBuilderBefore,
+    LLVMSetAlignment, LLVMTypeOf, LLVMVectorType,
 };
 use inkwell::llvm_sys::prelude::{
     LLVMBasicBlockRef, LLVMBuilderRef, LLVMContextRef, LLVMModuleRef, LLVMTypeRef, LLVMValueRef,
@@ -423,7 +423,28 @@ impl<'c> Builder<'c> {
         unsafe { LLVMSetAlignment(LLVMBuildStore(self.raw, value.0, to.0), align_bytes) };
     }
 
-    /// The address so many bytes further.
+    /// Reads the elements that a vector of addresses names.
+    pub(super) fn gather_load(&self, ty: Ty<'c>, from: Ssa<'c>, align_bytes: u32) -> Ssa<'c> {
+        let align = self.const_int(self.int(32), u64::from(align_bytes));
+        let types = [ty, type_of(from)];
+        self.intrinsic(c"llvm.masked.gather", &types, &[from, align, self.all_lanes(from), self.poison(ty)])
+    }
+
+    /// Writes elements where a vector of addresses says, the first lane first.
+    pub(super) fn scatter_store(&self, value: Ssa<'c>, to: Ssa<'c>, align_bytes: u32) {
+        let align = self.const_int(self.int(32), u64::from(align_bytes));
+        let types = [type_of(value), type_of(to)];
+        self.intrinsic(c"llvm.masked.scatter", &types, &[value, to, align, self.all_lanes(to)]);
+    }
+
+    /// A flag for each lane of a vector, all set.
+    fn all_lanes(&self, vector: Ssa<'c>) -> Ssa<'c> {
+        // SAFETY: as `Builder` says.
+        let lanes = unsafe { LLVMGetVectorSize(type_of(vector).0) };
+        self.const_vector(&vec![self.const_int(self.int(1), 1); lanes as usize])
+    }
+
+    /// The address so many bytes further; one per lane if those are per lane.
     pub(super) fn advance(&self, pointer: Ssa<'c>, bytes: Ssa<'c>) -> Ssa<'c> {
         let mut bytes = bytes.0;
         // SAFETY: as `Builder` says; a list of one.

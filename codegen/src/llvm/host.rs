@@ -11,6 +11,8 @@ pub(super) struct Host {
     triple: String,
     name: String,
     features: String,
+    /// It reads and writes scattered elements about as fast as single ones.
+    pub(super) has_scatter: bool,
     /// It converts between f16 and f32.
     pub(super) has_f16: bool,
     /// Bits of its widest vector registers.
@@ -48,7 +50,8 @@ fn find() -> Result<Host, Diagnostic> {
         (128, 16)
     };
     let has_f16 = has("f16c") || cfg!(target_arch = "aarch64");
-    Ok(Host { triple, name, features, has_f16, vector_bits, n_registers })
+    let has_scatter = vector_bits == 512;
+    Ok(Host { triple, name, features, has_scatter, has_f16, vector_bits, n_registers })
 }
 
 impl Host {

@@ -11,6 +11,9 @@ use crate::size::Size;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 
+/// Fewer scattered elements are accessed one by one.
+const LEAST_SCATTERED: u32 = 8;
+
 impl<'c> Emitter<'_, 'c> {
     /// The type of so many elements in memory.
     fn storage_type(&self, dtype: DType, lanes: u32) -> Ty<'c> {
@@ -29,6 +32,9 @@ impl<'c> Emitter<'_, 'c> {
         let stored = if place.uniform() || self.neighbours(place, dtype) {
             let address = self.address(place)?;
             self.b.load(self.storage_type(dtype, lanes), address, align)
+        } else if self.scatters(dtype) {
+            let addresses = self.scattered_addresses(place)?;
+            self.b.gather_load(self.storage_type(dtype, lanes), addresses, align)
         } else {
             let ty = self.storage_type(dtype, 1);
             let addresses = self.lane_addresses(place)?;
@@ -59,6 +65,11 @@ impl<'c> Emitter<'_, 'c> {
             self.b.store(stored, address, align);
             return Ok(());
         }
+        if self.scatters(dtype) {
+            let addresses = self.scattered_addresses(place)?;
+            self.b.scatter_store(stored, addresses, align);
+            return Ok(());
+        }
         for (lane, address) in self.lane_addresses(place)?.into_iter().enumerate() {
             self.b.store(self.b.extract(stored, lane as u32), address, align);
         }
@@ -68,6 +79,11 @@ impl<'c> Emitter<'_, 'c> {
     /// True if the lanes are neighbours in memory.
     fn neighbours(&self, place: &Place<'c>, dtype: DType) -> bool {
         place.lane_terms.is_empty() && place.lane_stride == Size::Known(dtype.size_bytes() as i64)
+    }
+
+    /// True if scattered elements are accessed by one instruction.
+    fn scatters(&self, dtype: DType) -> bool {
+        self.host.has_scatter && self.width() >= LEAST_SCATTERED && dtype.size_bytes() >= 4
     }
 
     fn widen(&self, dtype: DType, stored: Ssa<'c>, lanes: u32) -> Result<Ssa<'c>, Diagnostic> {

@@ -352,12 +352,19 @@ impl Stager<'_> {
     }
 
     /// At most `width` lanes along `class`. What remains of a reduction over threads is done by one of them: rather fewer lanes
-    /// without a rest, and never more than there are elements.
+    /// without a rest, and never more than there are elements. Of a few vectors, too, narrower ones may leave less of a rest.
     fn fitting_width(&self, class: Class, width: u32) -> u32 {
         const WARP: i64 = 32;
-        let Some(extent) = self.extent(class).filter(|_| self.target.lanes == LaneKind::Threads) else {
-            return width;
-        };
+        const LEAST: u32 = 8;
+        const FEW: i64 = 4;
+        let Some(extent) = self.extent(class) else { return width };
+        if self.target.lanes == LaneKind::Vector {
+            let narrower = std::iter::successors(Some(width), |lanes| Some(lanes / 2));
+            let narrower = narrower.take_while(|lanes| *lanes == width || *lanes >= LEAST);
+            let few = extent < FEW * i64::from(width);
+            let best = narrower.filter(|_| few).min_by_key(|lanes| extent % i64::from(*lanes));
+            return best.unwrap_or(width);
+        }
         let powers =
             || std::iter::successors(Some(i64::from(width)), |lanes| Some(lanes / 2)).take_while(|n| *n > 1);
         let whole = powers().find(|lanes| extent % lanes == 0).filter(|lanes| *lanes >= WARP);
