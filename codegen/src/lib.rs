@@ -5,7 +5,17 @@
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(any(feature = "cpu", feature = "ptx"))]
+mod facts;
+#[cfg(any(feature = "cpu", feature = "ptx"))]
+mod listing;
+#[cfg(feature = "ptx")]
+pub mod llvm;
 #[cfg(feature = "ptx")]
 pub mod ptx;
+#[cfg(any(feature = "cpu", feature = "ptx"))]
+mod queue;
+#[cfg(any(feature = "cpu", feature = "ptx"))]
+mod size;
 #[cfg(any(feature = "cpu", feature = "ptx"))]
 mod table;

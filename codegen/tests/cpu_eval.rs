@@ -10,7 +10,7 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Access, Func, abi, eval, text, verify};
 use birkhoff_ir::scalar::Scalar;
 use std::path::Path;
-use support::{Array, assert_same, compile, run_image, samples};
+use support::{Array, Image, assert_same, compile, run_image, samples};
 
 fn load(path: &Path) -> (Func, String) {
     let source = std::fs::read_to_string(path).unwrap();
@@ -53,15 +53,22 @@ fn check(func: &Func, sizes: &[(&str, i64)], wild: bool) {
     }
     let mut memory = eval::Memory::new(reference);
     eval::run(func, &env, &mut memory).unwrap_or_else(|error| panic!("{}", error.message));
-    let image = compile(func);
+    for image in compile(func) {
+        check_image(&image, func, sizes, &arrays, &memory);
+    }
+}
+
+/// Compares what an image makes of `arrays` with the evaluator's `memory`.
+fn check_image(image: &Image, func: &Func, sizes: &[(&str, i64)], given: &[Array], memory: &eval::Memory) {
+    let env: SizeEnv = sizes.iter().map(|(name, value)| ((*name).into(), *value)).collect();
     let n_tiles = abi::n_tiles(func, &env).unwrap();
-    let mut parts = arrays.clone();
-    run_image(&image, func, sizes, &mut arrays, None);
+    let (mut arrays, mut parts) = (given.to_vec(), given.to_vec());
+    run_image(image, func, sizes, &mut arrays, None);
     // The tiles in two calls, the later ones first: tiles do not depend on each other.
-    run_image(&image, func, sizes, &mut parts, Some((n_tiles / 2, n_tiles)));
-    run_image(&image, func, sizes, &mut parts, Some((0, n_tiles / 2)));
+    run_image(image, func, sizes, &mut parts, Some((n_tiles / 2, n_tiles)));
+    run_image(image, func, sizes, &mut parts, Some((0, n_tiles / 2)));
     for (idx, param) in func.params.iter().enumerate() {
-        let what = format!("kernel {} {sizes:?}, `{}`", func.name, param.name);
+        let what = format!("kernel {} by {} {sizes:?}, `{}`", func.name, image.maker(), param.name);
         let expected: Vec<Option<Scalar>> = memory.arrays[idx].scalars().collect();
         let found = arrays[idx].values();
         assert_eq!(found.len(), expected.len(), "{what}");

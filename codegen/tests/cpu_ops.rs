@@ -7,7 +7,7 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::build::Builder;
 use birkhoff_ir::kernel::{Access, ForKind, Func, Index, Inst, Var, math};
 use birkhoff_ir::scalar::{self, Scalar, ScalarClass, ScalarOp};
-use support::{Array, assert_same, run, samples};
+use support::{Array, Image, assert_same, samples};
 
 const COMPUTE: [DType; 5] = [DType::F64, DType::F32, DType::I64, DType::I32, DType::Bool];
 
@@ -35,7 +35,7 @@ fn map_kernel(
 }
 
 fn kinds() -> Vec<ForKind> {
-    let widths = [2, 4, 8, 16].map(|width| ForKind::Lanes { width });
+    let widths = [2, 4, 8, 16, 64].map(|width| ForKind::Lanes { width });
     [vec![ForKind::Seq], widths.to_vec()].concat()
 }
 
@@ -49,31 +49,33 @@ fn check_map(
 ) {
     for kind in kinds() {
         let func = map_kernel(inputs, output, kind, &f);
-        let image = support::compile(&func);
-        for len in [0, 1, 3, 5, 8, 15, 16, 17, 400] {
-            let mut arrays: Vec<Array> = inputs
-                .iter()
-                .enumerate()
-                .map(|(idx, dtype)| Array::new(*dtype, &samples(*dtype, len, 7 + idx as u64 + len as u64)))
-                .collect();
-            arrays.push(Array::garbage(output, len));
-            support::run_image(&image, &func, &[("N", len as i64)], &mut arrays, None);
-            let expected: Vec<Scalar> = (0..len)
-                .map(|elem| {
-                    let args: Vec<Scalar> =
-                        arrays[..inputs.len()].iter().map(|array| array.get(elem)).collect();
-                    expect(&args)
-                })
-                .collect();
-            let found = arrays[inputs.len()].values();
-            for (elem, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                let args: Vec<Scalar> = arrays[..inputs.len()].iter().map(|array| array.get(elem)).collect();
-                assert!(
-                    support::same(*found, *expected),
-                    "{what}, {kind:?}, {elem} of {len}: {args:?} gives {found:?}, expected {expected:?}"
-                );
+        for image in support::compile(&func) {
+            for len in [0, 1, 3, 5, 8, 15, 16, 17, 400] {
+                check_len(&image, &func, len, &format!("{what} by {}, {kind:?}", image.maker()), &expect);
             }
         }
+    }
+}
+
+/// Runs a map over `len` samples, and compares with `expect`.
+fn check_len(image: &Image, func: &Func, len: usize, what: &str, expect: &impl Fn(&[Scalar]) -> Scalar) {
+    let dtypes = func.params.iter().map(|param| param.dtype);
+    let (n_inputs, output) = (func.params.len() - 1, func.params[func.params.len() - 1].dtype);
+    let mut arrays: Vec<Array> = dtypes
+        .take(n_inputs)
+        .enumerate()
+        .map(|(idx, dtype)| Array::new(dtype, &samples(dtype, len, 7 + idx as u64 + len as u64)))
+        .collect();
+    arrays.push(Array::garbage(output, len));
+    support::run_image(image, func, &[("N", len as i64)], &mut arrays, None);
+    let found = arrays[n_inputs].values();
+    for (elem, found) in found.iter().enumerate() {
+        let args: Vec<Scalar> = arrays[..n_inputs].iter().map(|array| array.get(elem)).collect();
+        let expected = expect(&args);
+        assert!(
+            support::same(*found, expected),
+            "{what}, {elem} of {len}: {args:?} gives {found:?}, expected {expected:?}"
+        );
     }
 }
 
@@ -201,10 +203,13 @@ fn every_half_pattern_widens_and_every_rounding_step_narrows() {
         let kind = ForKind::Lanes { width: 8 };
         let func = map_kernel(&[half], DType::F32, kind, |_, args| args[0]);
         let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
-        let mut arrays = [Array { dtype: half, bytes }, Array::garbage(DType::F32, 1 << 16)];
-        run(&func, &[("N", 1 << 16)], &mut arrays);
-        let expected = arrays[0].values();
-        assert_same(&arrays[1].values(), &expected, "widen");
+        let given = [Array { dtype: half, bytes }, Array::garbage(DType::F32, 1 << 16)];
+        let expected = given[0].values();
+        for image in support::compile(&func) {
+            let mut arrays = given.clone();
+            support::run_image(&image, &func, &[("N", 1 << 16)], &mut arrays, None);
+            assert_same(&arrays[1].values(), &expected, &format!("widen by {}", image.maker()));
+        }
         // Around every half value: itself, its neighbours in f32, and the midpoints to the next.
         let mut values = vec![];
         for pair in expected.windows(2) {
@@ -216,10 +221,13 @@ fn every_half_pattern_widens_and_every_rounding_step_narrows() {
         }
         let len = values.len();
         let func = map_kernel(&[DType::F32], half, kind, |_, args| args[0]);
-        let mut arrays = [Array::floats(DType::F32, values.iter().copied()), Array::garbage(half, len)];
-        run(&func, &[("N", len as i64)], &mut arrays);
+        let given = [Array::floats(DType::F32, values.iter().copied()), Array::garbage(half, len)];
         let expected: Vec<Scalar> = values.iter().map(|value| Scalar::Float(half.round(*value))).collect();
-        assert_same(&arrays[1].values(), &expected, "narrow");
+        for image in support::compile(&func) {
+            let mut arrays = given.clone();
+            support::run_image(&image, &func, &[("N", len as i64)], &mut arrays, None);
+            assert_same(&arrays[1].values(), &expected, &format!("narrow by {}", image.maker()));
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 //! function in it that has its name. Nothing that depends on inputs is kept between calls; outputs are allocated by every call.
 
 use birkhoff::file_inputs::{FileInputs, bind_sizes};
+use birkhoff::ir::diag::{Diagnostic, Span};
 use birkhoff::tensor_file::{TensorFile, write_tensors};
-use birkhoff::{Error, Function, Inputs, Options, Pool, Spec, View, compile};
+use birkhoff::{Error, Function, Inputs, Options, Pool, Spec, Target, View, compile};
 use clap::Parser;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -29,6 +30,9 @@ struct Args {
     /// Where the outputs of the first call go
     #[arg(long)]
     outputs: PathBuf,
+    /// Who runs it: cpu or cpu-llvm
+    #[arg(long, default_value = "cpu")]
+    target: String,
     /// Threads to run on
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -50,7 +54,12 @@ fn work(args: &Args) -> Result<(), Error> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench").join(format!("{}.toml", args.workload));
     let file = TensorFile::open(&args.inputs)?;
     let spec = bind_sizes(&Spec::load(path)?.function(&args.workload), &file)?;
-    let options = Options { pool: Some(Pool::new(args.threads)?), verify: false, ..Options::default() };
+    let target = Target::from_name(&args.target).filter(|target| target.is_native());
+    let target = target.ok_or_else(|| {
+        Diagnostic::input(Span::NONE, format!("expected the target cpu or cpu-llvm, found `{}`", args.target))
+    })?;
+    let pool = Some(Pool::new(args.threads)?);
+    let options = Options { target, pool, verify: false, ..Options::default() };
     let function = compile(&spec, &options)?;
     let arrays = FileInputs::read(&spec, &function, &file)?;
     let inputs = arrays.inputs();

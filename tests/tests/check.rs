@@ -18,7 +18,8 @@ fn checked(path: &Path) -> Result<Report, birkhoff::Error> {
         spec = spec.set(name, *value);
     }
     // The simulated device, where this build has it, takes minutes; it runs the golden files.
-    let targets = vec![Target::KernelEval, Target::Cpu];
+    let mut targets = vec![Target::KernelEval, Target::Cpu];
+    targets.extend(Some(Target::CpuLlvm).filter(|target| target.check().is_ok()));
     // Other tests verify what passes make.
     let options = Options { verify: false, ..Options::default() };
     check(&spec, &spec.functions(), None, &Check { options, targets, ..Check::default() }, &mut |_| ())

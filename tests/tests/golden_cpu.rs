@@ -117,6 +117,18 @@ fn golden_gradients_with_loops_run_again() {
     check_all(Target::Cpu, None, Loops::Rerun);
 }
 
+#[cfg(feature = "ptx")]
+#[test]
+fn golden_outputs_on_the_cpu_through_llvm() {
+    check_all(Target::CpuLlvm, None, Loops::Auto);
+}
+
+#[cfg(feature = "ptx")]
+#[test]
+fn golden_outputs_on_the_cpu_through_llvm_in_f64() {
+    check_all(Target::CpuLlvm, Some(DType::F64), Loops::Auto);
+}
+
 /// All files; with `SIMULATED=a,b` those whose names begin so. To see how long each takes:
 /// `cargo test --release -p birkhoff-tests --features ptx --test golden_cpu simulated -- --nocapture`.
 #[cfg(feature = "ptx")]

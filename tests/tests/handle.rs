@@ -106,6 +106,9 @@ fn gradients_are_those_of_the_joint_function() {
         [paper, load("sinkhorn_log"), load("sinkhorn_paper"), load("sinkhorn_rowmax"), load("sinkhorn_tile")]
     {
         agrees(&spec, Target::Cpu);
+        if Target::CpuLlvm.check().is_ok() {
+            agrees(&spec, Target::CpuLlvm);
+        }
     }
 }
 

@@ -29,16 +29,23 @@ fn outputs(spec: &Spec, options: &Options, n_tokens: i64) -> Vec<(String, Vec<u8
         .collect()
 }
 
+/// The targets of this build that are machine code of this processor.
+fn native() -> Vec<Target> {
+    Target::ALL.into_iter().filter(|target| target.is_native() && target.check().is_ok()).collect()
+}
+
 fn assert_close(spec: &Spec, n_tokens: i64, what: &str) {
-    let cpu = outputs(spec, &Options::default(), n_tokens);
     let eval = outputs(spec, &Options { target: Target::Eval, ..Options::default() }, n_tokens);
-    for ((name, _, found), (_, _, expected)) in cpu.iter().zip(&eval) {
-        let scale = expected.iter().fold(1e-12f64, |max, value| max.max(value.abs()));
-        let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        assert!(
-            worst <= 1e-5 * scale,
-            "{what}, T = {n_tokens}: {name} is {worst} off, at a scale of {scale}"
-        );
+    for target in native() {
+        let found = outputs(spec, &Options { target, ..Options::default() }, n_tokens);
+        for ((name, _, found), (_, _, expected)) in found.iter().zip(&eval) {
+            let scale = expected.iter().fold(1e-12f64, |max, value| max.max(value.abs()));
+            let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(
+                worst <= 1e-5 * scale,
+                "{what}, T = {n_tokens} on {target}: {name} is {worst} off, at a scale of {scale}"
+            );
+        }
     }
 }
 
@@ -70,14 +77,16 @@ fn wide_layer() {
 #[test]
 fn results_do_not_depend_on_threads() {
     let spec = load("mhc_paper.toml").dim("n", 4).dim("C", 100);
-    let on = |threads: usize| {
+    let on = |target: Target, threads: usize| {
         let pool = Pool::new(threads).expect("threads can be had");
-        outputs(&spec, &Options { pool: Some(pool), ..Options::default() }, 1024)
+        outputs(&spec, &Options { target, pool: Some(pool), ..Options::default() }, 1024)
     };
-    let one = on(1);
-    for threads in [2, 3, 7] {
-        for ((name, expected, _), (_, found, _)) in one.iter().zip(&on(threads)) {
-            assert!(found == expected, "{name} differs on {threads} threads");
+    for target in native() {
+        let one = on(target, 1);
+        for threads in [2, 3, 7] {
+            for ((name, expected, _), (_, found, _)) in one.iter().zip(&on(target, threads)) {
+                assert!(found == expected, "{name} differs on {threads} threads, {target}");
+            }
         }
     }
 }

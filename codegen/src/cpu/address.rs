@@ -7,6 +7,7 @@
 use super::cache::Key;
 use super::emit::Emitter;
 use super::value::Val;
+use crate::size::{Linear, Size, flatten, split_constant};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
@@ -15,52 +16,6 @@ use birkhoff_ir::scalar::Scalar;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use std::rc::Rc;
-
-/// A size in elements or bytes: known, or a polynomial of run-time sizes.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Size {
-    /// Known while emitting.
-    Known(i64),
-    /// Known when the kernel is called.
-    Symbolic(Dim),
-}
-
-impl Size {
-    /// The size of that value.
-    pub(super) fn of(dim: &Dim) -> Size {
-        dim.as_const().map_or_else(|| Size::Symbolic(dim.clone()), Size::Known)
-    }
-
-    fn dim(&self) -> Dim {
-        match self {
-            Size::Known(value) => Dim::constant(*value),
-            Size::Symbolic(dim) => dim.clone(),
-        }
-    }
-
-    /// The product.
-    pub(super) fn mul(&self, other: &Size) -> Size {
-        match (self, other) {
-            (Size::Known(a), Size::Known(b)) => Size::Known(a.wrapping_mul(*b)),
-            _ => Size::of(&self.dim().mul(&other.dim())),
-        }
-    }
-
-    /// The sum.
-    pub(super) fn add(&self, other: &Size) -> Size {
-        match (self, other) {
-            (Size::Known(a), Size::Known(b)) => Size::Known(a.wrapping_add(*b)),
-            _ => Size::of(&self.dim().add(&other.dim())),
-        }
-    }
-}
-
-/// A linear form before the variables are looked up; in bytes for a memory, in elements for an index.
-#[derive(Clone, Debug)]
-pub(super) struct Linear {
-    terms: Vec<(Var, Size)>,
-    constant: Size,
-}
 
 /// Where an access goes: `base of mem + sum value * size + symbolic + constant`, plus `lane * lane_stride` for each lane.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -93,30 +48,12 @@ impl Emitter<'_, '_> {
         let linear = match self.linears.get(&(key, mem)) {
             Some(linear) => linear.clone(),
             None => {
-                let linear = Rc::new(self.flatten(mem, index));
+                let linear = Rc::new(flatten(self.func, mem, index));
                 self.linears.insert((key, mem), linear.clone());
                 linear
             }
         };
         self.resolve(mem, &linear)
-    }
-
-    fn flatten(&self, mem: Mem, index: &[Index]) -> Linear {
-        let size_bytes = self.func.mem_dtype(mem).size_bytes() as i64;
-        let mut stride = Size::Known(size_bytes);
-        let mut linear = Linear { terms: vec![], constant: Size::Known(0) };
-        for (index, extent) in index.iter().zip(self.func.mem_shape(mem)).rev() {
-            for (var, coeff) in &index.terms {
-                let step = Size::of(coeff).mul(&stride);
-                match linear.terms.iter_mut().find(|(other, _)| other == var) {
-                    Some((_, sum)) => *sum = sum.add(&step),
-                    None => linear.terms.push((*var, step)),
-                }
-            }
-            linear.constant = linear.constant.add(&Size::of(&index.offset).mul(&stride));
-            stride = stride.mul(&Size::of(extent));
-        }
-        linear
     }
 
     fn resolve(&mut self, mem: Mem, linear: &Linear) -> Result<Place, Diagnostic> {
@@ -349,16 +286,5 @@ impl Emitter<'_, '_> {
                 self.vector_const(types::I64X2, bytes)
             })
             .collect()
-    }
-}
-
-/// Splits a constant into its symbolic part and an integer.
-fn split_constant(constant: &Size) -> (Option<Dim>, i64) {
-    match constant {
-        Size::Known(value) => (None, *value),
-        Size::Symbolic(dim) => {
-            let integer = dim.terms().find(|(names, _)| names.is_empty()).map_or(0, |(_, value)| value);
-            (Some(dim.sub(&Dim::constant(integer))), integer)
-        }
     }
 }

@@ -4,7 +4,8 @@
 //! integers truncate and saturate with NaN as 0, wide integers wrap. Pairs without a vector instruction go lane by lane.
 
 use super::emit::Emitter;
-use super::value::{Val, chunk_type, scalar_bits, scalar_type, vector_type};
+use super::value::{Val, chunk_type, scalar_type, vector_type};
+use crate::facts::{cast_const, scalar_bits};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
@@ -143,13 +144,7 @@ impl Emitter<'_, '_> {
             return Err(self.broken("a bitcast changes the width"));
         }
         if let Val::Const(value) = val {
-            let bits = scalar_bits(from, *value);
-            return Ok(Val::Const(match to {
-                DType::F64 => Scalar::Float(f64::from_bits(bits)),
-                DType::F32 => Scalar::Float(f64::from(f32::from_bits(bits as u32))),
-                DType::I32 => Scalar::Int(i64::from(bits as u32 as i32)),
-                _ => Scalar::Int(bits as i64),
-            }));
+            return Ok(Val::Const(cast_const(*value, from, to)));
         }
         if !val.per_lane() {
             let value = self.as_scalar(val, from)?;

@@ -5,11 +5,12 @@
 //! Cranelift's own optimiser stays off: it would hoist every constant and undo the order of instructions, and it takes
 //! a third of the compile time. What it would gain is done here: see `address`, `cache` and `value`.
 
-use super::address::{Linear, Size};
 use super::cache::Cache;
-use super::lanes::{Lanes, needing_memory};
+use super::lanes::Lanes;
 use super::regs::RegArray;
 use super::value::Val;
+use crate::facts::{needing_memory, operands};
+use crate::size::{Linear, Size, local_bytes};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
@@ -462,19 +463,4 @@ impl<'a> Emitter<'a, '_> {
         self.touch_all();
         Ok(())
     }
-}
-
-/// The operands of an instruction that touches no memory.
-pub(super) fn operands(inst: &Inst) -> Vec<Var> {
-    match inst {
-        Inst::Const(_) | Inst::Index(_) | Inst::Load(..) => vec![],
-        Inst::Scalar(_, args) => args.clone(),
-        Inst::Fma(a, b, c) => vec![*a, *b, *c],
-        Inst::Convert(a) | Inst::Bitcast(a) | Inst::Round(_, a) => vec![*a],
-    }
-}
-
-fn local_bytes(local: &Local) -> Size {
-    let size = Size::Known(local.dtype.size_bytes() as i64);
-    local.shape.iter().fold(size, |product, dim| product.mul(&Size::of(dim)))
 }

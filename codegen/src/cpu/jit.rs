@@ -3,6 +3,8 @@
 //! In: verified kernels. Out: an [`Image`] that owns their machine code, and on request their listings.
 
 use super::{emit, isa};
+use crate::listing::Listing;
+use crate::queue::largest_first;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::kernel;
 use birkhoff_ir::kernel::abi::KernelFn;
@@ -15,25 +17,12 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{
     DataDescription, DataId, FuncId, Module, ModuleError, ModuleReloc, default_libcall_names,
 };
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 /// What to make beside the code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// Keep Cranelift IR and assembly of every kernel as text (for `inspect`).
     pub listings: bool,
-}
-
-/// A kernel as text, at two stages.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listing {
-    /// The kernel's name.
-    pub name: String,
-    /// Cranelift IR.
-    pub clif: String,
-    /// Instructions with register names.
-    pub asm: String,
 }
 
 /// Compiled kernels; the code lives as long as the image.
@@ -112,8 +101,8 @@ pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnost
         let Some(code) = job.ctx.compiled_code() else { continue };
         code_bytes += code.code_info().total_size as usize;
         if options.listings {
-            let (clif, asm) = (job.ctx.func.display().to_string(), code.vcode.clone().unwrap_or_default());
-            listings.push(Listing { name: job.func.name.to_string(), clif, asm });
+            let (ir, asm) = (job.ctx.func.display().to_string(), code.vcode.clone().unwrap_or_default());
+            listings.push(Listing { name: job.func.name.to_string(), ir, asm });
         }
     }
     errors.into_result(())?;
@@ -156,30 +145,14 @@ fn declare<'a>(module: &mut JITModule, func: &'a kernel::Func) -> Result<Job<'a>
     Ok(Job { func, id, data, table, ctx, constants: Ok(vec![]) })
 }
 
-/// Compiles the jobs, the longest first: each thread takes the next when it is done with one.
 fn compile(isa: &dyn TargetIsa, jobs: &mut [Job<'_>], options: Options) {
-    let n_threads = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
-    let mut queue: Vec<&mut Job<'_>> = jobs.iter_mut().collect();
-    queue.sort_by_key(|job| job.func.vars.len());
-    let queue = Mutex::new(queue);
-    let work = || {
-        let mut scratch = FunctionBuilderContext::new();
-        loop {
-            // Nothing panics while the queue is locked.
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(job) = next else { return };
-            job.constants = job.compile(isa, &mut scratch, options);
-            if job.constants.is_err() {
-                // A kernel given up half-way leaves the builder's state unusable.
-                scratch = FunctionBuilderContext::new();
-            }
+    let size = |job: &Job<'_>| job.func.vars.len();
+    largest_first(jobs, size, FunctionBuilderContext::new, |job, scratch| {
+        job.constants = job.compile(isa, scratch, options);
+        if job.constants.is_err() {
+            // A kernel given up half-way leaves the builder's state unusable.
+            *scratch = FunctionBuilderContext::new();
         }
-    };
-    thread::scope(|scope| {
-        (1..n_threads).for_each(|_| {
-            scope.spawn(work);
-        });
-        work();
     });
 }
 

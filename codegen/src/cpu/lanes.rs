@@ -7,13 +7,11 @@
 use super::address::Place;
 use super::emit::Emitter;
 use super::regs::Slot;
-use super::value::{Val, chunk_lanes, chunk_type, n_chunks, scalar_bits};
+use super::value::{Val, chunk_lanes, chunk_type, n_chunks};
+use crate::facts::{collect_defined, collect_lane_indexed, scalar_bits};
 use birkhoff_ir::diag::Diagnostic;
-use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
-use birkhoff_ir::kernel::{
-    AccumOp, Block, For, ForKind, Func, GridAxis, Index, Inst, LocalId, Mem, Stmt, Var,
-};
+use birkhoff_ir::kernel::{AccumOp, Block, For, ForKind, Index, LocalId, Mem, Stmt, Var};
 use birkhoff_ir::scalar::Scalar;
 use cranelift_codegen::ir::{InstBuilder, Value};
 use cranelift_frontend::Variable;
@@ -306,89 +304,9 @@ impl<'a> Emitter<'a, '_> {
     }
 }
 
-/// Register arrays that a block indexes by `var` on their lane axis.
-fn collect_lane_indexed(func: &Func, block: &[Stmt], var: Var, found: &mut BTreeSet<LocalId>) {
-    let by_lane = |mem: &Mem, index: &[Index]| {
-        let Mem::Local(id) = mem else { return None };
-        let (axis, _) = func.locals[id.0 as usize].lane_axis?;
-        index.get(axis as usize).is_some_and(|index| !index.coeff(var).is_const(0)).then_some(*id)
-    };
-    for stmt in block {
-        match stmt {
-            Stmt::Let(_, Inst::Load(mem, index))
-            | Stmt::Store { mem, index, .. }
-            | Stmt::Accum { mem, index, .. } => found.extend(by_lane(mem, index)),
-            Stmt::For(inner) => collect_lane_indexed(func, &inner.body, var, found),
-            Stmt::Stage(_, body) => collect_lane_indexed(func, body, var, found),
-            Stmt::Let(..) | Stmt::Decl(_) => {}
-        }
-    }
-}
-
-/// Register arrays that some lane loop with bounds known only at run time indexes: they live in stack memory.
-pub(super) fn needing_memory(func: &Func) -> BTreeSet<LocalId> {
-    let whole =
-        |axis: &&GridAxis| axis.extent.as_const().is_some_and(|extent| extent % i64::from(axis.tile) == 0);
-    let mut constants: BTreeSet<Var> = func.grid.iter().filter(whole).map(|axis| axis.count).collect();
-    let mut found = BTreeSet::new();
-    collect_needing_memory(func, &func.body, &mut constants, &mut found);
-    found
-}
-
-fn collect_needing_memory(
-    func: &Func,
-    block: &[Stmt],
-    constants: &mut BTreeSet<Var>,
-    found: &mut BTreeSet<LocalId>,
-) {
-    for stmt in block {
-        match stmt {
-            Stmt::For(inner) => {
-                let known = |index: &Index| {
-                    let constant =
-                        |(var, coeff): &(Var, Dim)| constants.contains(var) && coeff.as_const().is_some();
-                    index.offset.as_const().is_some() && index.terms.iter().all(constant)
-                };
-                let bounded = known(&inner.start) && known(&inner.end);
-                match inner.kind {
-                    ForKind::Lanes { .. } if !bounded => {
-                        collect_lane_indexed(func, &inner.body, inner.var, found);
-                    }
-                    ForKind::Unroll => {
-                        constants.insert(inner.var);
-                    }
-                    ForKind::Lanes { .. } | ForKind::Seq => {}
-                }
-                collect_needing_memory(func, &inner.body, constants, found);
-            }
-            Stmt::Stage(_, body) => collect_needing_memory(func, body, constants, found),
-            Stmt::Let(..) | Stmt::Store { .. } | Stmt::Accum { .. } | Stmt::Decl(_) => {}
-        }
-    }
-}
-
 /// Reductions in the order of the program, so that the machine code does not depend on a hash.
 fn in_order(reductions: &HashMap<Target, Reduction>) -> Vec<(&Target, &Reduction)> {
     let mut sorted: Vec<(&Target, &Reduction)> = reductions.iter().collect();
     sorted.sort_by_key(|(_, reduction)| reduction.order);
     sorted
-}
-
-/// Variables that a block defines and that are not constants in each of its emissions.
-fn collect_defined(block: &[Stmt], defined: &mut BTreeSet<Var>) {
-    for stmt in block {
-        match stmt {
-            Stmt::Let(var, _) => {
-                defined.insert(*var);
-            }
-            Stmt::For(inner) => {
-                if inner.kind != ForKind::Unroll {
-                    defined.insert(inner.var);
-                }
-                collect_defined(&inner.body, defined);
-            }
-            Stmt::Stage(_, body) => collect_defined(body, defined),
-            Stmt::Store { .. } | Stmt::Accum { .. } | Stmt::Decl(_) => {}
-        }
-    }
 }

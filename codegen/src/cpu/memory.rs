@@ -3,10 +3,11 @@
 //! In: a place and a value of the compute type. Out: Cranelift memory instructions and, for bf16, f16 and bool, the
 //! conversion from and to the storage type. Assumes elements aligned to their size, no more.
 
-use super::address::{Place, Size};
+use super::address::Place;
 use super::cache::Key;
 use super::emit::Emitter;
 use super::value::{Val, chunk_lanes, n_chunks, scalar_type, vector_type};
+use crate::size::Size;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use cranelift_codegen::ir::condcodes::IntCC;

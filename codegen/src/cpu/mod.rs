@@ -25,7 +25,8 @@ mod regs;
 mod scalar;
 mod value;
 
-pub use jit::{Image, Listing, Options, jit};
+pub use crate::listing::Listing;
+pub use jit::{Image, Options, jit};
 pub use manifest::{
     AxisEntry, BufferEntry, EntryPoint, KernelEntry, Manifest, ParamEntry, SizeEntry, Status, Workspace,
 };

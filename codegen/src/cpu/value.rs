@@ -5,6 +5,7 @@
 //! fill one. A lane bool is a mask as wide as 32-bit elements, or as 64-bit ones where a 64-bit comparison made it.
 
 use super::emit::Emitter;
+use crate::facts::scalar_bits;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
@@ -72,17 +73,6 @@ pub(super) fn chunk_type(dtype: DType, width: u32) -> Type {
 /// The flags of a cast between types of equal size.
 pub(super) fn cast_flags() -> MemFlagsData {
     MemFlagsData::new().with_endianness(Endianness::Little)
-}
-
-/// The bits of `value` as an element of `dtype` in a register.
-pub(super) fn scalar_bits(dtype: DType, value: Scalar) -> u64 {
-    match dtype {
-        DType::F64 => value.as_f64().to_bits(),
-        DType::F32 | DType::Bf16 | DType::F16 => u64::from((value.as_f64() as f32).to_bits()),
-        DType::I64 => value.as_i64() as u64,
-        DType::I32 => u64::from(value.as_i64() as i32 as u32),
-        DType::Bool => u64::from(value.as_bool()),
-    }
 }
 
 /// Bits as the immediate of an integer constant, which Cranelift wants sign-extended.

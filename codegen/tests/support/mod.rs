@@ -2,9 +2,13 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use birkhoff_codegen::cpu::{Image, Options, jit};
+use birkhoff_codegen::cpu;
+#[cfg(feature = "ptx")]
+use birkhoff_codegen::llvm;
+use birkhoff_ir::diag::Diagnostics;
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::dtype::DType;
+use birkhoff_ir::kernel::abi::KernelFn;
 use birkhoff_ir::kernel::{Func, abi};
 use birkhoff_ir::scalar::Scalar;
 
@@ -90,18 +94,42 @@ pub fn assert_same(found: &[Scalar], expected: &[Scalar], what: &str) {
     }
 }
 
-/// Compiles one kernel.
-pub fn compile(func: &Func) -> Image {
-    match jit(std::slice::from_ref(func), Options::default()) {
-        Ok(image) => image,
-        Err(errors) => panic!("{errors}"),
+/// A kernel compiled by one of the back ends for this processor.
+pub enum Image {
+    Cranelift(cpu::Image),
+    #[cfg(feature = "ptx")]
+    Llvm(llvm::Image),
+}
+
+impl Image {
+    /// Which back end made it.
+    pub fn maker(&self) -> &'static str {
+        match self {
+            Image::Cranelift(_) => "Cranelift",
+            #[cfg(feature = "ptx")]
+            Image::Llvm(_) => "LLVM",
+        }
+    }
+
+    fn entry(&self) -> KernelFn {
+        let entry = match self {
+            Image::Cranelift(image) => image.entry(0),
+            #[cfg(feature = "ptx")]
+            Image::Llvm(image) => image.entry(0),
+        };
+        entry.expect("the kernel has code")
     }
 }
 
-/// Runs all tiles of a kernel on `arrays`, one per parameter.
-pub fn run(func: &Func, sizes: &[(&str, i64)], arrays: &mut [Array]) {
-    let image = compile(func);
-    run_image(&image, func, sizes, arrays, None);
+/// Compiles one kernel by every back end of this build.
+pub fn compile(func: &Func) -> Vec<Image> {
+    let kernels = std::slice::from_ref(func);
+    let fail = |errors: Diagnostics| -> ! { panic!("{errors}") };
+    vec![
+        Image::Cranelift(cpu::jit(kernels, cpu::Options::default()).unwrap_or_else(|errors| fail(errors))),
+        #[cfg(feature = "ptx")]
+        Image::Llvm(llvm::jit(kernels, llvm::Options::default()).unwrap_or_else(|errors| fail(errors))),
+    ]
 }
 
 /// Runs some tiles (all by default) of a compiled kernel.
@@ -137,7 +165,7 @@ pub fn run_image(
         pointers.push(copy[offset + 64..].as_mut_ptr());
         shifted.push(copy);
     }
-    let entry = image.entry(0).unwrap();
+    let entry = image.entry();
     // SAFETY: one pointer per parameter, to memory of its extent; sizes in order; enough aligned scratch memory.
     unsafe { entry(pointers.as_ptr(), values.as_ptr(), first, last, aligned) };
     for (idx, (array, pointer)) in arrays.iter_mut().zip(&pointers).enumerate() {

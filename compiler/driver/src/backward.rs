@@ -235,7 +235,7 @@ impl Tape<'_> {
         let backward = self.function.backward()?;
         let n_threads = self.function.options.pool.as_ref().map_or(1, |pool| pool.n_threads());
         match backward.program() {
-            Some(program) if self.function.options.target == Target::Cpu => {
+            Some(program) if self.function.options.target.is_native() => {
                 Ok(memory_of(program, self.saved_bytes(), &self.sizes, n_threads)?)
             }
             _ => Ok(BackwardMemory { saved_bytes: self.saved_bytes(), ..BackwardMemory::default() }),

@@ -5,7 +5,9 @@
 
 use crate::elements::{fill, scalars};
 use crate::signature::Signature;
-use birkhoff_codegen::cpu;
+use birkhoff_codegen::cpu::{self, Listing};
+#[cfg(feature = "ptx")]
+use birkhoff_codegen::llvm;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::kernel::abi::KernelFn;
@@ -29,15 +31,36 @@ pub(crate) enum Engine {
     Device(crate::device::DeviceEngine),
 }
 
-/// Machine code made by Cranelift, as the runtime wants it.
-pub(crate) struct Code(pub cpu::Image);
+/// Machine code of this processor, as the runtime wants it.
+pub(crate) enum Code {
+    /// Made by Cranelift.
+    Cranelift(cpu::Image),
+    /// Made by LLVM.
+    #[cfg(feature = "ptx")]
+    Llvm(llvm::Image),
+}
 
-// SAFETY: the image was compiled from the kernels of the program it is joined with, in their order; the back end follows the
+// SAFETY: the image was compiled from the kernels of the program it is joined with, in their order; the back ends follow the
 // kernel convention, kernels that verify stay within their parameters, and the code lives and is immutable as long as the
 // image.
 unsafe impl KernelImage for Code {
     fn entry(&self, kernel_idx: usize) -> Option<KernelFn> {
-        self.0.entry(kernel_idx)
+        match self {
+            Code::Cranelift(image) => image.entry(kernel_idx),
+            #[cfg(feature = "ptx")]
+            Code::Llvm(image) => image.entry(kernel_idx),
+        }
+    }
+}
+
+impl Code {
+    /// The texts of the kernels, in order, if they were asked for.
+    pub(crate) fn listings(&self) -> &[Listing] {
+        match self {
+            Code::Cranelift(image) => image.listings(),
+            #[cfg(feature = "ptx")]
+            Code::Llvm(image) => image.listings(),
+        }
     }
 }
 

@@ -14,11 +14,15 @@ use crate::signature::Signature;
 use crate::spec::{Content, Spec};
 use crate::target::Target;
 use birkhoff_codegen::cpu;
+#[cfg(feature = "ptx")]
+use birkhoff_codegen::llvm;
 use birkhoff_compiler::eqsat::{self, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
 use birkhoff_compiler::lower::loops::reversed_loops;
-use birkhoff_compiler::lower::lower as schedule;
+use birkhoff_compiler::lower::lower as to_plan;
 use birkhoff_compiler::lower::price::{KernelCost, Planner};
+#[cfg(feature = "ptx")]
+use birkhoff_compiler::schedule;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::{self, Program};
@@ -31,6 +35,8 @@ use std::time::{Duration, Instant};
 /// What the stages made, as far as they ran.
 #[derive(Clone, Default)]
 pub struct Stages {
+    /// What it is compiled for.
+    pub target: Target,
     /// The bound module and the function in it; `None` if the spec was a plan.
     pub tensor: Option<(Module, FuncId)>,
     /// The function with its derivatives written out, and the loop bodies it uses.
@@ -95,7 +101,7 @@ pub fn compile_observed(
 /// Who runs a plan on the target of the options.
 fn engine_of(program: Program, options: &Options, stages: &mut Stages) -> Result<Engine, Diagnostics> {
     match options.target {
-        Target::Cpu => Ok(Engine::Cpu(emit(program, options, stages)?)),
+        target if target.is_native() => Ok(Engine::Cpu(emit(program, options, stages)?)),
         #[cfg(feature = "ptx")]
         Target::PtxSim | Target::Cuda => {
             Ok(Engine::Device(crate::device::DeviceEngine::new(program, options, stages)?))
@@ -118,14 +124,15 @@ pub(crate) fn compile_primitives(
     options: &Options,
 ) -> Result<Function, Diagnostics> {
     let signature = Signature::of_func(&module, func);
-    let mut stages = Stages { tensor: Some((module.clone(), func)), ..Stages::default() };
+    let mut stages =
+        Stages { target: options.target, tensor: Some((module.clone(), func)), ..Stages::default() };
     if options.verify {
         verify(&module)?;
     }
     let engine = match options.target {
         Target::Eval => Engine::Tensor(module, func),
         _ => {
-            let program = schedule(&module, func, &cost_of(options).target)?;
+            let program = to_plan(&module, func, &cost_of(options).target)?;
             if options.verify {
                 plan::verify::verify(&program)?;
             }
@@ -177,7 +184,7 @@ pub fn lower(
     until: Stage,
     observe: &mut dyn FnMut(Stage),
 ) -> Result<Stages, Error> {
-    let mut stages = Stages::default();
+    let mut stages = Stages { target: options.target, ..Stages::default() };
     let module = match spec.content() {
         Content::Tensor(module) => module,
         Content::Plan(program) => {
@@ -307,7 +314,19 @@ impl Way<'_> {
 
 /// What programs cost on the target of the options.
 pub(crate) fn cost_of(options: &Options) -> KernelCost {
-    let mut cost = if options.target.is_gpu() { KernelCost::gpu() } else { KernelCost::default() };
+    let mut cost = match options.target {
+        target if target.is_gpu() => KernelCost::gpu(),
+        #[cfg(feature = "ptx")]
+        Target::CpuLlvm => match llvm::vectors() {
+            Ok(vectors) => KernelCost {
+                target: schedule::Target::vectors(vectors.bits, vectors.count),
+                ..KernelCost::default()
+            },
+            // Who emits for this machine will say why it cannot.
+            Err(_) => KernelCost::default(),
+        },
+        _ => KernelCost::default(),
+    };
     cost.target.library_contractions &= options.library_contractions;
     cost
 }
@@ -333,10 +352,15 @@ pub(crate) fn emit(
     stages: &mut Stages,
 ) -> Result<Executable, Diagnostics> {
     let start = Instant::now();
-    let image = cpu::jit(&program.kernels, cpu::Options { listings: options.listings })?;
-    stages.listings = image.listings().to_vec();
+    let listings = options.listings;
+    let code = match options.target {
+        #[cfg(feature = "ptx")]
+        Target::CpuLlvm => Code::Llvm(llvm::jit(&program.kernels, llvm::Options { listings })?),
+        _ => Code::Cranelift(cpu::jit(&program.kernels, cpu::Options { listings })?),
+    };
+    stages.listings = code.listings().to_vec();
     let pool = options.pool.clone().unwrap_or_default();
-    let executable = Executable::new(program, Arc::new(Code(image)), pool)?;
+    let executable = Executable::new(program, Arc::new(code), pool)?;
     stages.timings.push(("emit", start.elapsed()));
     Ok(executable)
 }

@@ -22,9 +22,17 @@ pub fn stage_text(
     observe: &mut dyn FnMut(Stage),
 ) -> Result<String, Error> {
     let mut options = options.clone();
-    if stage.is_of_ptx() {
+    let is_native_llvm = stage == Stage::Llvm && options.target == Target::CpuLlvm;
+    if stage.is_of_ptx() && !is_native_llvm {
         Target::Ptx.check()?;
         options.target = Target::Ptx;
+    }
+    options.target.check()?;
+    if stage == Stage::Clif && options.target == Target::CpuLlvm {
+        let message = format!("the target `{}` has no stage `{}`", options.target, stage.name());
+        return Err(Diagnostic::input(Default::default(), message)
+            .help(format!("its IR is the stage `{}`", Stage::Llvm.name()))
+            .into());
     }
     let options = &options;
     let mut stages = lower(spec, options, stage, observe)?;
@@ -75,12 +83,12 @@ fn program_text(
         return Ok(kernels.join("\n"));
     }
     #[cfg(feature = "ptx")]
-    if stage.is_of_ptx() {
+    if options.target == Target::Ptx && stage.is_of_ptx() {
         return crate::ptx::stage_text(&program, options, stage);
     }
     emit(program, &Options { listings: true, ..options.clone() }, stages)?;
     let texts = stages.listings.iter().map(|listing| match stage {
-        Stage::Clif => format!("; kernel @{}\n{}\n", listing.name, listing.clif),
+        Stage::Clif | Stage::Llvm => format!("; kernel @{}\n{}\n", listing.name, listing.ir),
         _ => format!("; kernel @{}\n{}\n", listing.name, listing.asm),
     });
     Ok(texts.collect())

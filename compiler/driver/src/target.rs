@@ -3,7 +3,7 @@
 use birkhoff_ir::diag::Diagnostic;
 use std::fmt;
 
-/// What a build with the PTX back end takes.
+/// What a build with the back ends through LLVM takes.
 const INSTALL: &str = "install LLVM and MLIR 19 (Debian and Ubuntu: apt-get install g++ llvm-19-dev libmlir-19-dev libclang1-19 \
      libclang-common-19-dev zlib1g-dev libzstd-dev) and build again with `cargo build --release --features ptx`";
 
@@ -57,6 +57,11 @@ impl Target {
         Target::ALL.into_iter().find(|target| target.name() == name)
     }
 
+    /// True for targets that are machine code of this processor.
+    pub fn is_native(self) -> bool {
+        matches!(self, Target::Cpu | Target::CpuLlvm)
+    }
+
     /// True for targets whose kernels run in blocks of threads.
     pub fn is_gpu(self) -> bool {
         matches!(self, Target::Ptx | Target::PtxSim | Target::Cuda)
@@ -74,7 +79,7 @@ impl Target {
         let all = Target::ALL.into_iter();
         let present: Vec<&str> = all.filter(|target| target.missing().is_none()).map(Target::name).collect();
         let mut help = format!("the targets of this build are {}", present.join(", "));
-        if self.is_gpu() {
+        if matches!(self, Target::CpuLlvm) || self.is_gpu() {
             help += &format!("; for `{self}`, {INSTALL}");
         }
         Err(Diagnostic::device(format!(
@@ -87,8 +92,8 @@ impl Target {
     fn missing(self) -> Option<&'static str> {
         match self {
             Target::Eval | Target::KernelEval | Target::Cpu => None,
+            Target::CpuLlvm | Target::Ptx | Target::PtxSim | Target::Cuda if cfg!(feature = "ptx") => None,
             Target::CpuLlvm => Some("the LLVM back end for this processor"),
-            Target::Ptx | Target::PtxSim | Target::Cuda if cfg!(feature = "ptx") => None,
             Target::Ptx => Some("the PTX back end (MLIR and LLVM)"),
             Target::PtxSim => Some("the PTX back end (MLIR and LLVM) and its simulator"),
             Target::Cuda => Some("the PTX back end (MLIR and LLVM)"),

@@ -264,11 +264,13 @@ fn missing_targets_are_exit_code_3() {
     let folder = Folder::new();
     let mut lines = vec![
         "run ratio.bir --random 0 --dim C=2 --target ptx",
-        "run ratio.bir --random 0 --dim C=2 --target cpu-llvm",
     ];
     if cfg!(not(feature = "ptx")) {
         lines.extend([
             "run ratio.bir --random 0 --dim C=2 --target cuda",
+            "run ratio.bir --random 0 --dim C=2 --target cpu-llvm",
+            "bench ratio.bir --dim C=2 --target cpu,cpu-llvm",
+            "inspect ratio.bir --dim C=2 --stage asm --target cpu-llvm",
             "run ratio.bir --random 0 --dim C=2 --target ptx-sim",
             "compile ratio.bir --dim C=2 --target ptx --arch sm_90 -o out",
             "inspect ratio.bir --dim C=2 --stage ptx",
@@ -362,6 +364,25 @@ fn every_stage_prints_and_those_of_ir_parse_again() {
         let from_text = folder.run(&format!("run {name} --random 1 -o b.safetensors"));
         assert_eq!((from_spec.code, from_text.code), (Some(0), Some(0)), "{}", from_text.stderr);
     }
+}
+
+#[cfg(feature = "ptx")]
+#[test]
+fn llvm_has_stages_of_its_own() {
+    let folder = Folder::new();
+    let print =
+        |stage: &str| folder.run(&format!("inspect ratio.bir --dim C=32 --target cpu-llvm --stage {stage}"));
+    for (stage, mark) in [("llvm", "define internal void @body("), ("asm", "kernel_0:")] {
+        let done = print(stage);
+        assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "{stage}");
+        assert!(done.stdout.contains(mark), "{stage}: {}", done.stdout);
+    }
+    let refused = print("clif");
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("its IR is the stage `llvm`"), "{}", refused.stderr);
+    // On its way to PTX it is another.
+    let ptx = folder.run("inspect ratio.bir --dim C=32 --stage llvm");
+    assert!(ptx.stdout.contains("nvptx64"), "{}", ptx.stderr);
 }
 
 #[test]

@@ -52,6 +52,12 @@ impl Default for Target {
 }
 
 impl Target {
+    /// A CPU core with so many vector registers of so many bits; otherwise as the default.
+    pub fn vectors(bits: u32, n_registers: u32) -> Self {
+        let n_accumulators = i64::from(n_registers) * 3 / 4;
+        Target { native_lanes: (bits / 32).max(4), n_accumulators, ..Target::default() }
+    }
+
     /// A GPU: blocks of 128 threads with 48 KiB of shared memory, some of which lane reductions need.
     pub fn gpu() -> Self {
         Target {

@@ -332,7 +332,7 @@ impl Stager<'_> {
         if let Some(class) = medium
             && self.block_fits(class)
         {
-            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.target.native_lanes)));
+            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.block_width(class))));
         }
         let lanes = choices
             .into_iter()
@@ -352,17 +352,35 @@ impl Stager<'_> {
     }
 
     /// At most `width` lanes along `class`. What remains of a reduction over threads is done by one of them: rather fewer lanes
-    /// without a rest, and never more than there are elements.
+    /// without a rest, and never more than there are elements. Of a few vectors, too, narrower ones may leave less of a rest.
     fn fitting_width(&self, class: Class, width: u32) -> u32 {
         const WARP: i64 = 32;
-        let Some(extent) = self.extent(class).filter(|_| self.target.lanes == LaneKind::Threads) else {
-            return width;
-        };
+        const LEAST: u32 = 8;
+        const FEW: i64 = 4;
+        let Some(extent) = self.extent(class) else { return width };
+        if self.target.lanes == LaneKind::Vector {
+            let narrower = std::iter::successors(Some(width), |lanes| Some(lanes / 2));
+            let narrower = narrower.take_while(|lanes| *lanes == width || *lanes >= LEAST);
+            let few = extent < FEW * i64::from(width);
+            let best = narrower.filter(|_| few).min_by_key(|lanes| extent % i64::from(*lanes));
+            return best.unwrap_or(width);
+        }
         let powers =
             || std::iter::successors(Some(i64::from(width)), |lanes| Some(lanes / 2)).take_while(|n| *n > 1);
         let whole = powers().find(|lanes| extent % lanes == 0).filter(|lanes| *lanes >= WARP);
         let fitting = whole.or_else(|| powers().find(|lanes| *lanes <= extent));
         fitting.map_or(2, |lanes| lanes as u32)
+    }
+
+    /// Lanes of a block along `class`: a native vector, or a part of one that leaves no rest, which would be done one by one.
+    fn block_width(&self, class: Class) -> u32 {
+        const LEAST: u32 = 4;
+        let native = self.target.native_lanes;
+        let extent = self.extent(class).unwrap_or(0);
+        let leaves_rest = |width: &u32| *width > LEAST && extent % i64::from(*width) != 0;
+        std::iter::successors(Some(native), |width| Some(width / 2))
+            .find(|width| !leaves_rest(width))
+            .unwrap_or(native)
     }
 
     /// True if the elements along `class` can be the lanes: threads have no use for a part of a block.
@@ -394,9 +412,10 @@ impl Stager<'_> {
         };
         let extent = self.extent(class).unwrap_or(1);
         match lanes {
-            Lanes::Block(_) => {
-                let block = extent.min(8 * native);
-                let vectors = (block + native - 1) / native * small_outer;
+            Lanes::Block(width) => {
+                let width = i64::from(width);
+                let block = extent.min(8 * width);
+                let vectors = (block + width - 1) / width * small_outer;
                 (Some((class, block)), if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 })
             }
             _ => {

@@ -9,6 +9,7 @@ mod report;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::function::Function;
+use crate::target::Target;
 use birkhoff_compiler::lower::price::flops;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::SizeEnv;
@@ -95,6 +96,12 @@ pub struct BenchReport {
     pub kernels: Vec<Measured>,
     /// Threads.
     pub n_threads: usize,
+    /// Who ran it.
+    pub target: Target,
+    /// Seconds that its compilation took, from the spec to code.
+    pub compile_s: f64,
+    /// Of these, seconds from kernels to code.
+    pub emit_s: f64,
     /// The machine with as many threads.
     pub limits: Limits,
     /// Run-time sizes by name.
@@ -156,7 +163,18 @@ fn measured(
         flops: sum(|kernel| kernel.flops),
     };
     let sizes = first.sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect();
-    Ok(BenchReport { total, kernels, n_threads: executable.pool().n_threads(), limits, sizes, trace })
+    let timings = || function.timings().iter();
+    Ok(BenchReport {
+        total,
+        kernels,
+        n_threads: executable.pool().n_threads(),
+        target: function.stages.target,
+        compile_s: timings().map(|(_, took)| took.as_secs_f64()).sum(),
+        emit_s: timings().filter(|(what, _)| *what == "emit").map(|(_, took)| took.as_secs_f64()).sum(),
+        limits,
+        sizes,
+        trace,
+    })
 }
 
 /// Seconds of one call into `outputs`.

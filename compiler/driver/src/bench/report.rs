@@ -36,6 +36,13 @@ impl BenchReport {
             self.limits.bytes_per_s / 1e9,
             self.limits.flops_per_s / 1e9
         );
+        let _ = writeln!(
+            text,
+            "  compiled for {} in {}, of which {} from kernels to code",
+            self.target,
+            duration(self.compile_s),
+            duration(self.emit_s)
+        );
         text
     }
 
@@ -78,6 +85,9 @@ impl BenchReport {
         json!({
             "sizes": sizes,
             "threads": self.n_threads,
+            "target": self.target.name(),
+            "compile_s": self.compile_s,
+            "emit_s": self.emit_s,
             "total": one(&self.total),
             "kernels": self.kernels.iter().map(one).collect::<Vec<_>>(),
             "machine": { "bytes_per_s": self.limits.bytes_per_s, "flops_per_s": self.limits.flops_per_s },

@@ -170,7 +170,7 @@ pub struct InspectArgs {
     #[arg(long, value_parser = stage_parser())]
     pub stage: Stage,
     /// The target that kernels are scheduled for
-    #[arg(long, default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::Ptx]))]
+    #[arg(long, default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::CpuLlvm, Target::Ptx]))]
     pub target: Target,
     /// The GPU architecture, for mlir, llvm and ptx
     #[arg(long, value_name = "sm_NN")]
@@ -207,6 +207,9 @@ pub struct BenchArgs {
     /// The seed of random inputs
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
+    /// Who runs the function; one report each
+    #[arg(long, value_name = "TARGET,..", value_delimiter = ',', default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::CpuLlvm]))]
+    pub target: Vec<Target>,
     /// Threads to run on; without this, one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,

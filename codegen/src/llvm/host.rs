@@ -1,0 +1,74 @@
+//! The machine that code is generated for: this one, with all its features.
+
+use birkhoff_ir::diag::Diagnostic;
+use inkwell::OptimizationLevel;
+use inkwell::targets::{CodeModel, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple};
+use std::sync::OnceLock;
+
+/// What LLVM calls this processor, and what it can do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Host {
+    triple: String,
+    name: String,
+    features: String,
+    /// It reads and writes scattered elements about as fast as single ones.
+    pub(super) has_scatter: bool,
+    /// It converts between f16 and f32.
+    pub(super) has_f16: bool,
+    /// Bits of its widest vector registers.
+    pub(super) vector_bits: u32,
+    /// How many of those there are.
+    pub(super) n_registers: u32,
+}
+
+/// This machine; found out once per process.
+///
+/// Errors: an LLVM without a code generator for it.
+pub(super) fn host() -> Result<&'static Host, Diagnostic> {
+    static HOST: OnceLock<Result<Host, Diagnostic>> = OnceLock::new();
+    HOST.get_or_init(find).as_ref().map_err(Diagnostic::clone)
+}
+
+fn missing(why: &str) -> Diagnostic {
+    Diagnostic::device(format!("this LLVM generates no code for this machine: {why}"))
+        .help("use `--target cpu`, or install an LLVM 19 that knows this processor")
+}
+
+fn find() -> Result<Host, Diagnostic> {
+    Target::initialize_native(&InitializationConfig::default()).map_err(|error| missing(&error))?;
+    let triple = TargetMachine::get_default_triple().as_str().to_string_lossy().into_owned();
+    let name = TargetMachine::get_host_cpu_name().to_string();
+    let features = TargetMachine::get_host_cpu_features().to_string();
+    let has = |feature: &str| features.split(',').any(|known| known.strip_prefix('+') == Some(feature));
+    let (vector_bits, n_registers) = if has("avx512f") && has("avx512vl") {
+        (512, 32)
+    } else if has("avx2") && has("fma") {
+        (256, 16)
+    } else if cfg!(target_arch = "aarch64") {
+        (128, 32)
+    } else {
+        (128, 16)
+    };
+    let has_f16 = has("f16c") || cfg!(target_arch = "aarch64");
+    let has_scatter = vector_bits == 512;
+    Ok(Host { triple, name, features, has_scatter, has_f16, vector_bits, n_registers })
+}
+
+impl Host {
+    /// A code generator. They are not shared between threads.
+    ///
+    /// Errors: LLVM knows no such machine.
+    pub(super) fn machine(&self) -> Result<TargetMachine, Diagnostic> {
+        let triple = TargetTriple::create(&self.triple);
+        let target = Target::from_triple(&triple).map_err(|error| missing(&error.to_string()))?;
+        let machine = target.create_target_machine(
+            &triple,
+            &self.name,
+            &self.features,
+            OptimizationLevel::Default,
+            RelocMode::PIC,
+            CodeModel::JITDefault,
+        );
+        machine.ok_or_else(|| missing(&self.name))
+    }
+}
