@@ -175,7 +175,7 @@ impl KernelLowering<'_, '_> {
             if pos == last && tile > 1 {
                 self.lowering.tile_class = Some(*class);
                 self.lowering.tile_count = Some(count);
-                self.tile = tile;
+                (self.tile, self.lowering.tile) = (tile, tile);
             }
         }
     }
@@ -193,6 +193,7 @@ impl KernelLowering<'_, '_> {
             self.lowering.batch.push((*class, chunk));
             self.lowering.tile_class = Some(*class);
             self.tile = self.tile_size(cluster, *class);
+            self.lowering.tile = self.tile;
         }
     }
 
@@ -377,7 +378,7 @@ impl KernelLowering<'_, '_> {
             (Some(class), Some(last)) if class == last => Lanes::Loop(*class, self.cx.target.native_lanes),
             _ => Lanes::None,
         };
-        let nest = Nest { n_outer: loops.len(), loops, lanes, block: None, n_tokens: 1 };
+        let nest = Nest { n_outer: loops.len(), loops, lanes, block: None, n_tokens: 1, chunk: None };
         self.open_stage(what);
         self.lowering.nest(&nest, &[work]);
         self.lowering.close();

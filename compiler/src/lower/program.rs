@@ -2,15 +2,16 @@
 
 use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
-use crate::schedule::Target;
 use crate::schedule::anchors;
 use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
+use crate::schedule::copies::copy_transposed;
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
 use crate::schedule::products::{Product, large_product};
 use crate::schedule::stages::Stager;
 use crate::schedule::walk::Walk;
+use crate::schedule::{LaneKind, Target};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
@@ -302,6 +303,9 @@ pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Gra
             }
             None => {
                 split_batch_sums(&mut graph, &|graph, node| library_product(graph, node, target).is_some());
+                if target.lanes == LaneKind::Vector {
+                    copy_transposed(&mut graph);
+                }
                 let axes = Axes::new(&graph);
                 return (graph, axes);
             }

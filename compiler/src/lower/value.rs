@@ -51,6 +51,10 @@ pub struct Lowering<'a> {
     pub tile_class: Option<Class>,
     /// The number of places in the tile.
     pub tile_count: Option<Var>,
+    /// The part of the next loop that is to run, if not all of it.
+    pub range: Option<(Index, Index)>,
+    /// The most places that a tile has.
+    pub tile: i64,
     /// The present index of each class that a loop walks.
     pub at: BTreeMap<Class, Index>,
     /// Where values may be loaded from.
@@ -76,6 +80,8 @@ impl<'a> Lowering<'a> {
             batch: vec![],
             tile_class: None,
             tile_count: None,
+            range: None,
+            tile: 1,
             at: BTreeMap::new(),
             readable: BTreeMap::new(),
             writable: BTreeMap::new(),
