@@ -87,6 +87,18 @@ impl Lowering<'_> {
         self.at.insert(class, Index::var(base));
     }
 
+    /// Runs `emit` for every place of the tile as the nest walks them: vectors of them, or `n_tokens` at a time.
+    fn for_places(&mut self, nest: &Nest, n_tokens: i64, emit: &mut dyn FnMut(&mut Self, &Tokens)) {
+        let (Lanes::Tile(width), Some((class, base, count))) = (nest.lanes, self.tile_axis()) else {
+            return self.for_tokens(n_tokens, emit);
+        };
+        let kind = ForKind::Lanes { width };
+        let place = self.emitter.open_for("t", 0.into(), Index::var(count), kind, None);
+        emit(self, &vec![Index::var(place)]);
+        self.close();
+        self.at.insert(class, Index::var(base));
+    }
+
     /// The batch class that is cut into tiles, its first place and its count.
     pub fn tile_axis(&self) -> Option<(Class, Var, Var)> {
         let class = self.tile_class?;
@@ -112,7 +124,7 @@ impl Lowering<'_> {
         }
         if let (Some(size), Some(_), true) = (nest.chunk, self.tile_axis(), nest.n_outer > 0) {
             let range = self.open_part(nest.loops[0], size);
-            self.for_tokens(nest.n_tokens, &mut |this, tokens| {
+            self.for_places(nest, nest.n_tokens, &mut |this, tokens| {
                 this.each_block(nest, work, &mut |this, work, block| {
                     this.range = Some(range.clone());
                     this.nest_loops(nest, work, tokens, block, 0, &mut vec![]);
@@ -130,7 +142,7 @@ impl Lowering<'_> {
                 passes(self, &vec![Index::default()]);
                 self.at.insert(class, Index::var(base));
             }
-            None => self.for_tokens(nest.n_tokens, &mut passes),
+            None => self.for_places(nest, nest.n_tokens, &mut passes),
         }
     }
 
@@ -160,7 +172,7 @@ impl Lowering<'_> {
         let class = nest.loops[0];
         let sums: Vec<(Work, Mem)> = work.iter().map(|item| (*item, self.sums_so_far(nest, item))).collect();
         let mem_of = |work: &Work| sums.iter().find(|(item, _)| item == work).map(|(_, mem)| *mem);
-        self.for_tokens(1, &mut |this, tokens| {
+        self.for_places(nest, 1, &mut |this, tokens| {
             this.each_block(nest, work, &mut |this, work, block| {
                 for item in work {
                     let Some(mem) = mem_of(item) else { continue };
@@ -173,7 +185,7 @@ impl Lowering<'_> {
         });
         let extent = self.walk.axes.extent(class).clone();
         let (start, end) = self.open_part(class, size);
-        self.for_tokens(nest.n_tokens, &mut |this, tokens| {
+        self.for_places(nest, nest.n_tokens, &mut |this, tokens| {
             this.each_block(nest, work, &mut |this, work, block| {
                 let mut open = vec![];
                 for item in work {
@@ -201,7 +213,7 @@ impl Lowering<'_> {
             });
         });
         self.close();
-        self.for_tokens(1, &mut |this, tokens| {
+        self.for_places(nest, 1, &mut |this, tokens| {
             this.each_block(nest, work, &mut |this, work, block| {
                 for item in work {
                     let (Work::Sum(node), Some(mem)) = (item, mem_of(item)) else { continue };
@@ -236,13 +248,18 @@ impl Lowering<'_> {
         (start, end)
     }
 
-    /// Tile memory for the sums of `item` so far: places of the tile, unrolled elements, elements of the block axis.
+    /// Tile memory for the sums of `item` so far: places of the tile, unrolled elements, elements of the block axis; where
+    /// lanes are places, those come last.
     fn sums_so_far(&mut self, nest: &Nest, item: &Work) -> Mem {
         let value = self.work_value(item);
         let dtype = self.walk.graph.values[value].ty.dtype.compute();
         let ranges = self.ranges(&self.unrolled(nest, item), None);
         let n_elems: i64 = ranges.iter().map(|(_, len)| len).product();
         let mut shape = vec![Dim::constant(self.tile), Dim::constant(n_elems)];
+        if matches!(nest.lanes, Lanes::Tile(_)) {
+            // Vectors of places.
+            shape.reverse();
+        }
         if let (Some(_), Some((class, _))) = (self.block_lanes(nest, item), nest.block) {
             shape.push(self.walk.axes.extent(class).clone());
         }
@@ -260,13 +277,17 @@ impl Lowering<'_> {
         emit: &mut dyn FnMut(&mut Self, Vec<Index>, Vec<Index>),
     ) {
         let has_lanes = self.block_lanes(nest, item).is_some();
-        let ranges = self.ranges(&self.unrolled(nest, item), block);
+        let classes = self.unrolled(nest, item);
+        let ranges = self.ranges(&classes, block);
         let n_elems: i64 = ranges.iter().map(|(_, len)| len).product::<i64>().max(1);
         let start = block.map_or(0, |(_, start, _)| start);
         self.each_lane(nest, block, has_lanes, &mut |this, lane| {
             this.each_element(nest, item, tokens, block, &mut |this, number| {
                 let token = tokens[(number / n_elems) as usize].clone();
                 let mut kept = vec![token, Index::constant(number % n_elems)];
+                if matches!(nest.lanes, Lanes::Tile(_)) {
+                    kept = vec![this.axis_here(&classes), kept.swap_remove(0)];
+                }
                 kept.extend(lane.iter().map(|lane| lane.add(&Index::constant(start))));
                 let mut index = vec![Index::constant(number)];
                 index.extend(lane.clone());

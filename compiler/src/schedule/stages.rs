@@ -34,6 +34,8 @@ const NEAR_ELEMS: i64 = 6 * 1024;
 const NEAR_ROWS: i64 = 8;
 /// Iterations of a loop between visits to the next places of the tile.
 const MAX_CHUNK: i64 = 256;
+/// The same where vectors are places of the tile: a few dozen rows stay in the second cache, wherever they are.
+const TILE_CHUNK: i64 = 32;
 /// A chunked sum keeps at most this many accumulators in registers at once.
 const MAX_CHUNK_UNROLL: i64 = 32;
 
@@ -96,6 +98,8 @@ pub enum Lanes {
     Loop(Class, u32),
     /// The block axis of the accumulators.
     Block(u32),
+    /// Places of the tile, so many at a time.
+    Tile(u32),
 }
 
 /// What is being cut into stages.
@@ -247,6 +251,8 @@ impl Stager<'_> {
             // What has lanes of its own along a loop would be scalar code in a nest whose lanes are a block.
             (Lanes::Loop(a, _), Lanes::Loop(b, _)) => a == b,
             (Lanes::Block(_), Lanes::Loop(..)) | (Lanes::Loop(..), Lanes::Block(_)) => false,
+            (Lanes::Tile(_), Lanes::Tile(_)) => true,
+            (Lanes::Tile(_), _) | (_, Lanes::Tile(_)) => false,
             (Lanes::Block(_), _) | (_, Lanes::Block(_)) => true,
             (a, b) => a == b,
         };
@@ -359,6 +365,11 @@ impl Stager<'_> {
             .filter_map(|class| self.extent(*class))
             .product();
         let lanes = match lanes {
+            _ if large_outer.is_empty() && cut.is_none() && self.tile_is_better(lanes, &loops, &reads) => {
+                let vectors = medium.map_or(small_outer, |_| self.target.n_accumulators);
+                let n_vectors = (self.target.n_accumulators / vectors.max(1)).clamp(1, 4) as u32;
+                Lanes::Tile(width * n_vectors)
+            }
             Lanes::Loop(class, width)
                 if self.target.lanes == LaneKind::Vector
                     && large_summed.contains(&class)
@@ -373,12 +384,32 @@ impl Stager<'_> {
             // Threads of a block share a cache in any case.
             _ if self.target.lanes == LaneKind::Threads => None,
             (Lanes::Block(_), [class], [_]) if shares && cut.is_none() => self.shared_chunk(*class, &reads),
+            // Blocks of the accumulators' axis, and neighbouring places, read the same rows again.
+            (Lanes::Tile(_), [class], [_]) if block.is_some() => {
+                self.extent(*class).is_none_or(|extent| extent >= 2 * TILE_CHUNK).then_some(TILE_CHUNK)
+            }
             (Lanes::Loop(lane, _), [class, _], [_]) if shares && lane == *class => {
                 self.shared_chunk(*class, &reads).filter(|chunk| *chunk >= 2 * i64::from(width))
             }
             _ => None,
         };
         Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens, chunk }
+    }
+
+    /// True if vectors of places of the tile read memory better than `lanes`, the best along the loops of a sum: what is
+    /// read for each place has its neighbours along the tile, in some operand at least.
+    fn tile_is_better(&self, lanes: Lanes, loops: &[Class], reads: &[Read]) -> bool {
+        let (Some(tile), LaneKind::Vector) = (self.batch.last(), self.target.lanes) else { return false };
+        // The first is the result, which is written once for many terms.
+        let operands = reads.get(1..).unwrap_or_default();
+        let is_row = |read: &Read| read.uses(*tile) && read.coords.len() > 1;
+        let along_tile = operands.iter().all(|read| stride_cost(read, *tile) == 0);
+        let jumps = match lanes {
+            Lanes::Loop(class, _) => operands.iter().any(|read| stride_cost(read, class) > 0),
+            // Rows would be read element by element.
+            _ => true,
+        };
+        !loops.contains(tile) && along_tile && jumps && operands.iter().any(is_row)
     }
 
     /// At most `width` lanes along `class`. What remains of a reduction over threads is done by one of them: rather fewer lanes
@@ -440,11 +471,16 @@ impl Stager<'_> {
         let native = i64::from(self.target.native_lanes);
         let tokens = |vectors: i64| if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 };
         let Some(class) = medium else {
+            if matches!(lanes, Lanes::Tile(_)) {
+                return (None, 1);
+            }
             let width = if let Lanes::Loop(_, width) = lanes { i64::from(width) } else { 1 };
             return (None, tokens(small_outer * (width / native).max(1)));
         };
         let extent = self.extent(class).unwrap_or(1);
         match lanes {
+            // One vector of places for each element of the block.
+            Lanes::Tile(_) => (Some((class, (n_accumulators / small_outer.max(1)).clamp(1, extent))), 1),
             Lanes::Block(_) => {
                 // Blocks of two vectors for four places load least per multiply-add; unless those are too many passes.
                 let pair = 2 * native;
@@ -582,7 +618,9 @@ fn merge(own: &mut Nest, new: &Nest) {
     }
     own.n_tokens = n_tokens;
     own.chunk = own.chunk.zip(new.chunk).map(|(own, new)| own.min(new));
-    if let (Lanes::Loop(class, own_width), Lanes::Loop(_, new_width)) = (own.lanes, new.lanes) {
-        own.lanes = Lanes::Loop(class, own_width.min(new_width));
-    }
+    own.lanes = match (own.lanes, new.lanes) {
+        (Lanes::Loop(class, own), Lanes::Loop(_, new)) => Lanes::Loop(class, own.min(new)),
+        (Lanes::Tile(own), Lanes::Tile(new)) => Lanes::Tile(own.min(new)),
+        (own, _) => own,
+    };
 }
