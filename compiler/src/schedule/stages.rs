@@ -365,7 +365,10 @@ impl Stager<'_> {
             .filter_map(|class| self.extent(*class))
             .product();
         let lanes = match lanes {
-            _ if large_outer.is_empty() && cut.is_none() && self.tile_is_better(lanes, &loops, &reads) => {
+            _ if cut.is_none()
+                && (large_outer.is_empty() || large_summed.is_empty())
+                && self.tile_is_better(lanes, &loops, &reads, large_summed.is_empty()) =>
+            {
                 let vectors = medium.map_or(small_outer, |_| self.target.n_accumulators);
                 let n_vectors = (self.target.n_accumulators / vectors.max(1)).clamp(1, 4) as u32;
                 Lanes::Tile(width * n_vectors)
@@ -396,12 +399,12 @@ impl Stager<'_> {
         Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens, chunk }
     }
 
-    /// True if vectors of places of the tile read memory better than `lanes`, the best along the loops of a sum: what is
-    /// read for each place has its neighbours along the tile, in some operand at least.
-    fn tile_is_better(&self, lanes: Lanes, loops: &[Class], reads: &[Read]) -> bool {
+    /// True if vectors of places of the tile use memory better than `lanes`, the best along the loops of a sum or a map: what
+    /// is read for each place has its neighbours along the tile, in some operand at least.
+    fn tile_is_better(&self, lanes: Lanes, loops: &[Class], reads: &[Read], is_map: bool) -> bool {
         let (Some(tile), LaneKind::Vector) = (self.batch.last(), self.target.lanes) else { return false };
-        // The first is the result, which is written once for many terms.
-        let operands = reads.get(1..).unwrap_or_default();
+        // The first is the result, which a sum writes once for many terms.
+        let operands = reads.get(usize::from(!is_map)..).unwrap_or_default();
         let is_row = |read: &Read| read.uses(*tile) && read.coords.len() > 1;
         let along_tile = operands.iter().all(|read| stride_cost(read, *tile) == 0);
         let jumps = match lanes {
