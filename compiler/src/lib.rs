@@ -9,6 +9,7 @@ pub mod eqsat;
 pub mod expand;
 pub mod freeze;
 pub mod lower;
+pub mod rotate;
 pub mod schedule;
 pub mod simplify;
 pub mod spec;

@@ -18,11 +18,19 @@ impl Buffer {
     ///
     /// Errors: a negative extent, a size that overflows, memory that is not there.
     pub fn zeros(dtype: DType, shape: &[i64]) -> Result<Buffer, Diagnostic> {
-        let refuse = |message: String| Diagnostic::input(Span::NONE, message);
-        let size_bytes = n_elems(shape).map_err(refuse)?.checked_mul(dtype.size_bytes());
-        let size_bytes = size_bytes
-            .ok_or_else(|| refuse(format!("the size in bytes of {dtype}{shape:?} does not fit 64 bits")))?;
-        Ok(Buffer { block: Block::zeroed(size_bytes)?, dtype, shape: shape.to_vec() })
+        let block = Block::zeroed(size_bytes(dtype, shape)?)?;
+        Ok(Buffer { block, dtype, shape: shape.to_vec() })
+    }
+
+    /// An array that is about to be written as a whole; what was in its memory stays there until then.
+    ///
+    /// Errors: as [`Buffer::zeros`].
+    ///
+    /// # Safety
+    /// Every element is written before anything reads it, with `false` or `true` where it is a bool.
+    pub unsafe fn unwritten(dtype: DType, shape: &[i64]) -> Result<Buffer, Diagnostic> {
+        let block = Block::unwritten(size_bytes(dtype, shape)?)?;
+        Ok(Buffer { block, dtype, shape: shape.to_vec() })
     }
 
     /// A copy of `data` under `shape`.
@@ -98,6 +106,13 @@ impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Buffer {}{:?}", self.dtype, self.shape)
     }
+}
+
+/// The bytes of such an array. Errors: a negative extent, a size that overflows.
+fn size_bytes(dtype: DType, shape: &[i64]) -> Result<u64, Diagnostic> {
+    let refuse = |message: String| Diagnostic::input(Span::NONE, message);
+    let size_bytes = n_elems(shape).map_err(refuse)?.checked_mul(dtype.size_bytes());
+    size_bytes.ok_or_else(|| refuse(format!("the size in bytes of {dtype}{shape:?} does not fit 64 bits")))
 }
 
 #[cfg(test)]

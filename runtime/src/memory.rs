@@ -1,6 +1,6 @@
-//! Blocks of zeroed memory, aligned for vector loads.
+//! Blocks of memory, aligned for vector loads.
 //!
-//! In: a size. Out: a block that starts at a multiple of [`ALIGN_BYTES`]. Memory that cannot be had is an error, never an
+//! In: a size. Out: a block, zeroed unless asked otherwise, that starts at a multiple of [`ALIGN_BYTES`]. Memory that cannot be had is an error, never an
 //! abort.
 
 use birkhoff_ir::diag::Diagnostic;
@@ -14,7 +14,7 @@ pub(crate) const ALIGN_BYTES: usize = SCRATCH_ALIGN_BYTES as usize;
 /// What the allocator itself aligns to without further ado.
 const BASE_ALIGN_BYTES: usize = 16;
 
-/// Zeroed memory that starts at a multiple of [`ALIGN_BYTES`]. Access is the owner's affair.
+/// Memory that starts at a multiple of [`ALIGN_BYTES`]. Access is the owner's affair.
 pub(crate) struct Block {
     /// What the allocator gave, with its layout; `None` for a block without bytes.
     base: Option<(NonNull<u8>, Layout)>,
@@ -33,6 +33,20 @@ impl Block {
     ///
     /// Errors: a size beyond the address space, or memory that is not there.
     pub(crate) fn zeroed(size_bytes: u64) -> Result<Block, Diagnostic> {
+        // SAFETY: the layout has a size above zero.
+        Block::from_allocator(size_bytes, |layout| unsafe { std::alloc::alloc_zeroed(layout) })
+    }
+
+    /// A block of `size_bytes` that hold whatever was there.
+    ///
+    /// Errors: as [`Block::zeroed`].
+    pub(crate) fn unwritten(size_bytes: u64) -> Result<Block, Diagnostic> {
+        // SAFETY: the layout has a size above zero.
+        Block::from_allocator(size_bytes, |layout| unsafe { std::alloc::alloc(layout) })
+    }
+
+    /// A block from `allocate`, which is never asked for nothing.
+    fn from_allocator(size_bytes: u64, allocate: impl FnOnce(Layout) -> *mut u8) -> Result<Block, Diagnostic> {
         let too_much = || {
             Diagnostic::device(format!("{size_bytes} bytes of memory were asked for and are not available"))
                 .help("use smaller sizes")
@@ -45,8 +59,7 @@ impl Block {
         // pages, with a larger one they would be cleared byte by byte.
         let padded = size_bytes.checked_add(ALIGN_BYTES).ok_or_else(too_much)?;
         let layout = Layout::from_size_align(padded, BASE_ALIGN_BYTES).map_err(|_| too_much())?;
-        // SAFETY: the layout has a size above zero.
-        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(too_much)?;
+        let base = NonNull::new(allocate(layout)).ok_or_else(too_much)?;
         let skip = base.as_ptr().align_offset(ALIGN_BYTES).min(ALIGN_BYTES);
         // SAFETY: `skip` is at most the padding.
         let start = unsafe { base.add(skip) };

@@ -39,7 +39,10 @@ impl Emitter<'_, '_> {
     pub(super) fn fma(&mut self, dtype: DType, args: &[(Val, DType)]) -> Result<Val, Diagnostic> {
         self.zip(dtype, args, |emitter, _, chunk| {
             if dtype.is_float() {
-                return Ok(emitter.b.ins().fma(chunk[0], chunk[1], chunk[2]));
+                // On x86-64 Cranelift's result takes the register of the first factor. The younger one dies sooner as a
+                // rule; the older would have to be copied.
+                let (a, b) = (chunk[0].max(chunk[1]), chunk[0].min(chunk[1]));
+                return Ok(emitter.b.ins().fma(a, b, chunk[2]));
             }
             let product = emitter.b.ins().imul(chunk[0], chunk[1]);
             Ok(emitter.b.ins().iadd(product, chunk[2]))

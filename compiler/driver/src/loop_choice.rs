@@ -6,7 +6,7 @@
 
 use birkhoff_compiler::cost::default_sizes;
 use birkhoff_compiler::lower::loops::{Iterates, ReversedLoop};
-use birkhoff_compiler::lower::price::KernelCost;
+use birkhoff_compiler::lower::price::{KernelCost, Rotation};
 use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::plan::Program;
 use birkhoff_ir::tensor::{Attr, Module, Op, OpKind};
@@ -19,6 +19,8 @@ pub struct LoopReport {
     pub loops: Vec<ReversedLoop>,
     /// Both prices, if there was something to decide.
     pub choice: Option<LoopChoice>,
+    /// Whether loops are rotated, if some can be.
+    pub rotation: Option<Rotation>,
 }
 
 /// A decision between two programs.
@@ -95,6 +97,14 @@ impl LoopReport {
                 choice.stash_price, choice.rerun_price
             )
         }));
+        lines.extend(self.rotation.map(|rotation| {
+            let taken = if rotation.rotates() { "rotated" } else { "as written" };
+            format!(
+                "loops: {taken}; price {:.3e} as written, {:.3e} if the end of an iteration shares kernels with the \
+                 beginning of the next",
+                rotation.as_written, rotation.rotated
+            )
+        }));
         lines
     }
 
@@ -115,7 +125,15 @@ impl LoopReport {
                 "rerun_price": choice.rerun_price,
             })
         });
-        json!({ "reversed": self.loops.iter().map(row).collect::<Vec<_>>(), "choice": choice })
+        let rotation = self.rotation.map(|rotation| {
+            json!({
+                "taken": rotation.rotates(),
+                "price_as_written": rotation.as_written,
+                "price_rotated": rotation.rotated,
+            })
+        });
+        let reversed: Vec<Value> = self.loops.iter().map(row).collect();
+        json!({ "reversed": reversed, "choice": choice, "rotation": rotation })
     }
 }
 

@@ -19,8 +19,7 @@ use birkhoff_codegen::llvm;
 use birkhoff_compiler::eqsat::{self, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
 use birkhoff_compiler::lower::loops::reversed_loops;
-use birkhoff_compiler::lower::lower as to_plan;
-use birkhoff_compiler::lower::price::{KernelCost, Planner};
+use birkhoff_compiler::lower::price::{KernelCost, Planned, Planner};
 #[cfg(feature = "ptx")]
 use birkhoff_compiler::schedule;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
@@ -132,7 +131,8 @@ pub(crate) fn compile_primitives(
     let engine = match options.target {
         Target::Eval => Engine::Tensor(module, func),
         _ => {
-            let program = to_plan(&module, func, &cost_of(options).target)?;
+            let Planned { program, rotation } = Planner::new(cost_of(options)).plan(&module, func)?;
+            stages.loops.rotation = rotation;
             if options.verify {
                 plan::verify::verify(&program)?;
             }
@@ -275,13 +275,15 @@ impl Way<'_> {
         if options.verify {
             verify(&module).map_err(fail)?;
         }
-        let program = planner.plan(&module, func).map_err(|error| fail(error.into()))?;
+        let Planned { program, rotation } =
+            planner.plan(&module, func).map_err(|error| fail(error.into()))?;
         if options.verify {
             plan::verify::verify(&program).map_err(fail)?;
         }
         if is_reversed {
             stages.loops.loops = reversed_loops(&module, func, &cost_of(options).target);
         }
+        stages.loops.rotation = rotation;
         stages.timings.push(("schedule", start.elapsed()));
         stages.program = Some(program);
         Ok(())

@@ -58,7 +58,12 @@ pub struct Emitter {
     bases: BTreeMap<Var, Dim>,
     /// The block below which tile memory may be read: it may change outside.
     read_level: usize,
+    /// What stands for names of places; see [`Emitter::place_name`].
+    names: Vec<Index>,
 }
+
+/// Variables from here on are names of places.
+const FIRST_NAME: u32 = 1 << 31;
 
 impl Emitter {
     /// An emitter for the empty kernel `func`.
@@ -70,6 +75,40 @@ impl Emitter {
             extents: BTreeMap::new(),
             bases: BTreeMap::new(),
             read_level: 0,
+            names: vec![],
+        }
+    }
+
+    /// A variable that stands for `index` in coordinates: the place in the tile, which together with the first place of the
+    /// tile is below the extent of the axis, as the sum of its terms is not known to be. The code has `index` in its place.
+    pub fn place_name(&mut self, index: Index) -> Var {
+        let known = self.names.iter().position(|other| *other == index);
+        let number = known.unwrap_or_else(|| {
+            self.names.push(index);
+            self.names.len() - 1
+        });
+        Var(FIRST_NAME + number as u32)
+    }
+
+    /// `index` without names of places.
+    fn resolved(&self, index: &Index) -> Index {
+        let mut plain = Index::constant(index.offset.clone());
+        for (var, coeff) in &index.terms {
+            let term = match var.0.checked_sub(FIRST_NAME).and_then(|name| self.names.get(name as usize)) {
+                Some(meaning) => meaning.scale(coeff),
+                None => Index::var(*var).scale(coeff),
+            };
+            plain = plain.add(&term);
+        }
+        plain
+    }
+
+    fn all_resolved(&self, index: Vec<Index>) -> Vec<Index> {
+        let has_name = |index: &Index| index.terms.iter().any(|(var, _)| var.0 >= FIRST_NAME);
+        if index.iter().any(has_name) {
+            index.iter().map(|index| self.resolved(index)).collect()
+        } else {
+            index
         }
     }
 
@@ -197,7 +236,8 @@ impl Emitter {
 
     /// The outermost block in which `indices` exist.
     pub fn index_level(&self, indices: &[Index]) -> usize {
-        let terms = indices.iter().flat_map(|index| &index.terms);
+        let plain = self.all_resolved(indices.to_vec());
+        let terms = plain.iter().flat_map(|index| &index.terms);
         terms.map(|(var, _)| self.var_level[var.0 as usize]).max().unwrap_or(0)
     }
 
@@ -229,6 +269,7 @@ impl Emitter {
 
     /// The value of an index.
     pub fn index(&mut self, index: Index) -> Var {
+        let index = self.resolved(&index);
         let level = self.index_level(std::slice::from_ref(&index));
         self.add(Key::Index(index.clone()), DType::I64, Inst::Index(index), level)
     }
@@ -273,6 +314,7 @@ impl Emitter {
     /// An element of memory.
     pub fn load(&mut self, mem: Mem, index: Vec<Index>) -> Var {
         let dtype = self.func.mem_dtype(mem).compute();
+        let index = self.all_resolved(index);
         let mut level = self.index_level(&index);
         if matches!(mem, Mem::Local(_)) {
             level = level.max(self.read_level);
@@ -290,6 +332,7 @@ impl Emitter {
     pub fn load_now(&mut self, mem: Mem, index: Vec<Index>) -> Var {
         let dtype = self.func.mem_dtype(mem).compute();
         let level = self.levels.len() - 1;
+        let index = self.all_resolved(index);
         let var = self.fresh(dtype, None, level);
         self.push(Stmt::Let(var, Inst::Load(mem, index)));
         var
@@ -297,6 +340,7 @@ impl Emitter {
 
     /// Writes an element, and forgets what was read from that memory.
     pub fn store(&mut self, mem: Mem, index: Vec<Index>, value: Var) {
+        let index = self.all_resolved(index);
         self.push(Stmt::Store { mem, index, value });
         for level in &mut self.levels {
             level.loads.remove(&mem);
@@ -305,6 +349,7 @@ impl Emitter {
 
     /// Updates an accumulator.
     pub fn accum(&mut self, op: AccumOp, mem: Mem, index: Vec<Index>, args: &[Var]) {
+        let index = self.all_resolved(index);
         self.push(Stmt::Accum { op, mem, index, args: args.to_vec() });
     }
 }

@@ -102,6 +102,10 @@ pub fn lower(
     }
 }
 
+/// Values of token stages of at most this many elements are computed for two vectors of places at a time: their chains of
+/// small operations are long, and two of them hide each other's latency even where they no longer fit the registers.
+const MAX_PAIRED: i64 = 16;
+
 /// Values of other kernels, and arguments, that the cluster reads.
 fn memory_reads(cx: &KernelCx<'_>, cluster: &Cluster) -> Vec<V> {
     let graph = cx.walk.graph;
@@ -175,7 +179,7 @@ impl KernelLowering<'_, '_> {
             if pos == last && tile > 1 {
                 self.lowering.tile_class = Some(*class);
                 self.lowering.tile_count = Some(count);
-                self.tile = tile;
+                (self.tile, self.lowering.tile) = (tile, tile);
             }
         }
     }
@@ -193,6 +197,7 @@ impl KernelLowering<'_, '_> {
             self.lowering.batch.push((*class, chunk));
             self.lowering.tile_class = Some(*class);
             self.tile = self.tile_size(cluster, *class);
+            self.lowering.tile = self.tile;
         }
     }
 
@@ -303,8 +308,8 @@ impl KernelLowering<'_, '_> {
         let bytes =
             values.clone().map(|v| graph.values[*v].ty.dtype.compute().size_bytes()).max().unwrap_or(4);
         let native = i64::from(self.cx.target.lanes_of(bytes));
-        // Few elements leave the pipeline idle: take two vectors of each.
-        let is_full = widest >= 8 || self.cx.target.lanes == LaneKind::Threads;
+        // A value of few elements leaves the pipeline idle: take two vectors of each.
+        let is_full = widest > MAX_PAIRED || self.cx.target.lanes == LaneKind::Threads;
         let width = if is_full { native } else { 2 * native };
         let width = width.min(self.tile).max(1);
         let writes_memory = values.clone().any(|value| {
@@ -377,7 +382,7 @@ impl KernelLowering<'_, '_> {
             (Some(class), Some(last)) if class == last => Lanes::Loop(*class, self.cx.target.native_lanes),
             _ => Lanes::None,
         };
-        let nest = Nest { n_outer: loops.len(), loops, lanes, block: None, n_tokens: 1 };
+        let nest = Nest { n_outer: loops.len(), loops, lanes, block: None, n_tokens: 1, chunk: None };
         self.open_stage(what);
         self.lowering.nest(&nest, &[work]);
         self.lowering.close();

@@ -194,9 +194,11 @@ fn find_homes(
                 for node in &stage.anchors {
                     let is_tokens = match &stage.kind {
                         StageKind::Tokens => true,
-                        StageKind::Nest(nest) => {
-                            matches!(nest.lanes, Lanes::Loop(class, _) if tile == Some(class))
-                        }
+                        StageKind::Nest(nest) => match nest.lanes {
+                            Lanes::Tile(_) => true,
+                            Lanes::Loop(class, _) => tile == Some(class),
+                            Lanes::Block(_) | Lanes::None => false,
+                        },
                     };
                     homes.insert(*node, (*n_homes, is_tokens));
                     for inner in walk.body_nodes(*node) {

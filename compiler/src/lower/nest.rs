@@ -5,8 +5,8 @@ use crate::schedule::axes::Class;
 use crate::schedule::graph::{N, R, V};
 use crate::schedule::stages::{Lanes, Nest};
 use birkhoff_ir::dim::Dim;
-use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{AccumOp, ForKind, Index, Local, Mem, Space, Var};
+use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::OpKind;
 
 /// How a reduction joins its terms.
@@ -71,10 +71,12 @@ impl Lowering<'_> {
         } else {
             let step = self.emitter.index(Index::constant(n_tokens));
             let total = self.emitter.index(Index::var(count));
-            let blocks = self.emitter.scalar(birkhoff_ir::scalar::ScalarOp::Div, &[total, step]);
+            let blocks = self.emitter.scalar(ScalarOp::Div, &[total, step]);
             let block = self.emitter.open_for("tb", 0.into(), Index::var(blocks), ForKind::Seq, None);
             let first = Index::var(block).scale(&Dim::constant(n_tokens));
-            let tokens = (0..n_tokens).map(|token| first.add(&Index::constant(token))).collect();
+            let tokens = (0..n_tokens)
+                .map(|token| Index::var(self.emitter.place_name(first.add(&Index::constant(token)))))
+                .collect();
             emit(self, &tokens);
             self.close();
             let done = Index::var(blocks).scale(&Dim::constant(n_tokens));
@@ -82,6 +84,18 @@ impl Lowering<'_> {
             emit(self, &vec![Index::var(rest)]);
             self.close();
         }
+        self.at.insert(class, Index::var(base));
+    }
+
+    /// Runs `emit` for every place of the tile as the nest walks them: vectors of them, or `n_tokens` at a time.
+    fn for_places(&mut self, nest: &Nest, n_tokens: i64, emit: &mut dyn FnMut(&mut Self, &Tokens)) {
+        let (Lanes::Tile(width), Some((class, base, count))) = (nest.lanes, self.tile_axis()) else {
+            return self.for_tokens(n_tokens, emit);
+        };
+        let kind = ForKind::Lanes { width };
+        let place = self.emitter.open_for("t", 0.into(), Index::var(count), kind, None);
+        emit(self, &vec![Index::var(place)]);
+        self.close();
         self.at.insert(class, Index::var(base));
     }
 
@@ -101,29 +115,185 @@ impl Lowering<'_> {
 
     /// Emits a nest that does `work`, in order: for each place of the tile, or walking the tile itself as one of its loops.
     pub fn nest(&mut self, nest: &Nest, work: &[Work]) {
-        let mut passes = |this: &mut Self, tokens: &Tokens| match nest.block {
-            None => this.nest_pass(nest, work, tokens, None),
-            Some((class, size)) => {
-                let extent = this.walk.axes.extent(class).as_const().unwrap_or(0);
-                let mut start = 0;
-                while start < extent {
-                    let end = (start + size).min(extent);
-                    // What has no block axis is done with the first block.
-                    let has_class = |item: &&Work| this.classes_of(item).contains(&class);
-                    let selected: Vec<Work> =
-                        work.iter().filter(|item| start == 0 || has_class(item)).copied().collect();
-                    this.nest_pass(nest, &selected, tokens, Some((class, start, end)));
-                    start = end;
-                }
-            }
+        if let Some(size) = nest.chunk
+            && self.tile_axis().is_some()
+            && nest.n_outer == 0
+            && work.iter().all(|item| matches!(item, Work::Sum(_)))
+        {
+            return self.chunked_nest(nest, work, size);
+        }
+        if let (Some(size), Some(_), true) = (nest.chunk, self.tile_axis(), nest.n_outer > 0) {
+            let range = self.open_part(nest.loops[0], size);
+            self.for_places(nest, nest.n_tokens, &mut |this, tokens| {
+                this.each_block(nest, work, &mut |this, work, block| {
+                    this.range = Some(range.clone());
+                    this.nest_loops(nest, work, tokens, block, 0, &mut vec![]);
+                });
+            });
+            return self.close();
+        }
+        let mut passes = |this: &mut Self, tokens: &Tokens| {
+            this.each_block(nest, work, &mut |this, work, block| {
+                this.nest_loops(nest, work, tokens, block, 0, &mut vec![]);
+            });
         };
         match self.tile_axis().filter(|(class, ..)| nest.loops.contains(class)) {
             Some((class, base, _)) => {
                 passes(self, &vec![Index::default()]);
                 self.at.insert(class, Index::var(base));
             }
-            None => self.for_tokens(nest.n_tokens, &mut passes),
+            None => self.for_places(nest, nest.n_tokens, &mut passes),
         }
+    }
+
+    /// Runs `emit` for each block of the accumulators' axis, with the work that has a part in it; or once.
+    fn each_block(
+        &mut self,
+        nest: &Nest,
+        work: &[Work],
+        emit: &mut dyn FnMut(&mut Self, &[Work], Option<(Class, i64, i64)>),
+    ) {
+        let Some((class, size)) = nest.block else { return emit(self, work, None) };
+        let extent = self.walk.axes.extent(class).as_const().unwrap_or(0);
+        let mut start = 0;
+        while start < extent {
+            let end = (start + size).min(extent);
+            // What has no block axis is done with the first block.
+            let has_class = |item: &&Work| self.classes_of(item).contains(&class);
+            let selected: Vec<Work> =
+                work.iter().filter(|item| start == 0 || has_class(item)).copied().collect();
+            emit(self, &selected, Some((class, start, end)));
+            start = end;
+        }
+    }
+
+    /// Emits a nest of sums over one loop, `size` terms at a time for all places of the tile.
+    fn chunked_nest(&mut self, nest: &Nest, work: &[Work], size: i64) {
+        let class = nest.loops[0];
+        let sums: Vec<(Work, Mem)> = work.iter().map(|item| (*item, self.sums_so_far(nest, item))).collect();
+        let mem_of = |work: &Work| sums.iter().find(|(item, _)| item == work).map(|(_, mem)| *mem);
+        self.for_places(nest, 1, &mut |this, tokens| {
+            this.each_block(nest, work, &mut |this, work, block| {
+                for item in work {
+                    let Some(mem) = mem_of(item) else { continue };
+                    this.each_sum(nest, item, tokens, block, &mut |this, index, _| {
+                        let zero = this.identity(item);
+                        this.emitter.store(mem, index, zero);
+                    });
+                }
+            });
+        });
+        let extent = self.walk.axes.extent(class).clone();
+        let (start, end) = self.open_part(class, size);
+        self.for_places(nest, nest.n_tokens, &mut |this, tokens| {
+            this.each_block(nest, work, &mut |this, work, block| {
+                let mut open = vec![];
+                for item in work {
+                    let (Work::Sum(node), Some(mem)) = (item, mem_of(item)) else { continue };
+                    open.push(this.declare_accumulator(nest, *node, tokens.len(), block));
+                    let accumulator = open[open.len() - 1].mem;
+                    this.each_sum(nest, item, tokens, block, &mut |this, from, to| {
+                        let var = this.emitter.load_now(mem, from);
+                        this.emitter.store(accumulator, to, var);
+                    });
+                }
+                let extent = Some(extent.clone());
+                let var = this.emitter.open_for("i0", start.clone(), end.clone(), ForKind::Seq, extent);
+                this.at.insert(class, Index::var(var));
+                this.nest_body(nest, work, tokens, block, &open);
+                this.at.remove(&class);
+                this.close();
+                for (item, accumulator) in work.iter().zip(&open) {
+                    let Some(mem) = mem_of(item) else { continue };
+                    this.each_sum(nest, item, tokens, block, &mut |this, to, from| {
+                        let var = this.emitter.load_now(accumulator.mem, from);
+                        this.emitter.store(mem, to, var);
+                    });
+                }
+            });
+        });
+        self.close();
+        self.for_places(nest, 1, &mut |this, tokens| {
+            this.each_block(nest, work, &mut |this, work, block| {
+                for item in work {
+                    let (Work::Sum(node), Some(mem)) = (item, mem_of(item)) else { continue };
+                    this.each_sum(nest, item, tokens, block, &mut |this, index, _| {
+                        let var = this.emitter.load_now(mem, index);
+                        this.finish_sum(*node, var);
+                    });
+                }
+            });
+        });
+    }
+
+    /// Opens a loop over the parts of `class` of `size`; returns the range of the present one.
+    fn open_part(&mut self, class: Class, size: i64) -> (Index, Index) {
+        let extent = self.walk.axes.extent(class).clone();
+        let n_chunks = match extent.as_const() {
+            Some(extent) => Index::constant((extent + size - 1) / size),
+            None => {
+                let reach = self.emitter.index(Index::constant(extent.add(&Dim::constant(size - 1))));
+                let by = self.emitter.index(Index::constant(size));
+                Index::var(self.emitter.scalar(ScalarOp::Div, &[reach, by]))
+            }
+        };
+        let chunk = self.emitter.open_for("part", 0.into(), n_chunks, ForKind::Seq, None);
+        let start = Index::var(chunk).scale(&Dim::constant(size));
+        let mut end = start.add(&Index::constant(size));
+        if extent.as_const().is_none_or(|extent| extent % size != 0) {
+            let reach = self.emitter.index(end);
+            let last = self.emitter.index(Index::constant(extent.clone()));
+            end = Index::var(self.emitter.scalar(ScalarOp::Min, &[reach, last]));
+        }
+        (start, end)
+    }
+
+    /// Tile memory for the sums of `item` so far: places of the tile, unrolled elements, elements of the block axis; where
+    /// lanes are places, those come last.
+    fn sums_so_far(&mut self, nest: &Nest, item: &Work) -> Mem {
+        let value = self.work_value(item);
+        let dtype = self.walk.graph.values[value].ty.dtype.compute();
+        let ranges = self.ranges(&self.unrolled(nest, item), None);
+        let n_elems: i64 = ranges.iter().map(|(_, len)| len).product();
+        let mut shape = vec![Dim::constant(self.tile), Dim::constant(n_elems)];
+        if matches!(nest.lanes, Lanes::Tile(_)) {
+            // Vectors of places.
+            shape.reverse();
+        }
+        if let (Some(_), Some((class, _))) = (self.block_lanes(nest, item), nest.block) {
+            shape.push(self.walk.axes.extent(class).clone());
+        }
+        let name = format!("sum{}", self.emitter.func.locals.len()).into();
+        self.emitter.local(Local { name, dtype, shape, space: Space::Tile, lane_axis: None })
+    }
+
+    /// Runs `emit` for each element of a sum with its index in tile memory and in the accumulators.
+    fn each_sum(
+        &mut self,
+        nest: &Nest,
+        item: &Work,
+        tokens: &Tokens,
+        block: Option<(Class, i64, i64)>,
+        emit: &mut dyn FnMut(&mut Self, Vec<Index>, Vec<Index>),
+    ) {
+        let has_lanes = self.block_lanes(nest, item).is_some();
+        let classes = self.unrolled(nest, item);
+        let ranges = self.ranges(&classes, block);
+        let n_elems: i64 = ranges.iter().map(|(_, len)| len).product::<i64>().max(1);
+        let start = block.map_or(0, |(_, start, _)| start);
+        self.each_lane(nest, block, has_lanes, &mut |this, lane| {
+            this.each_element(nest, item, tokens, block, &mut |this, number| {
+                let token = tokens[(number / n_elems) as usize].clone();
+                let mut kept = vec![token, Index::constant(number % n_elems)];
+                if matches!(nest.lanes, Lanes::Tile(_)) {
+                    kept = vec![this.axis_here(&classes), kept.swap_remove(0)];
+                }
+                kept.extend(lane.iter().map(|lane| lane.add(&Index::constant(start))));
+                let mut index = vec![Index::constant(number)];
+                index.extend(lane.clone());
+                emit(this, kept, index);
+            });
+        });
     }
 
     /// The classes that a piece of work walks, the batch aside.
@@ -153,11 +323,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// One pass of the loops: for these places of the tile, and this block of the accumulators' axis.
-    fn nest_pass(&mut self, nest: &Nest, work: &[Work], tokens: &Tokens, block: Option<(Class, i64, i64)>) {
-        self.nest_loops(nest, work, tokens, block, 0, &mut vec![]);
-    }
-
+    /// The loops from `depth` on: for these places of the tile, and this block of the accumulators' axis.
     fn nest_loops(
         &mut self,
         nest: &Nest,
@@ -176,8 +342,13 @@ impl Lowering<'_> {
             if let Work::Sum(node) = item
                 && self.first_sum_loop(nest, *node) == Some(depth)
             {
-                let accumulator = self.open_accumulator(nest, *node, tokens.len(), block);
+                let accumulator = self.declare_accumulator(nest, *node, tokens.len(), block);
+                let mem = accumulator.mem;
                 open.push(accumulator);
+                self.each_sum(nest, item, tokens, block, &mut |this, _, index| {
+                    let zero = this.identity(item);
+                    this.emitter.store(mem, index, zero);
+                });
             }
         }
         let extent = self.walk.axes.extent(class).clone();
@@ -192,7 +363,11 @@ impl Lowering<'_> {
             Some((_, base, count)) => (Index::var(count), Index::var(base), None),
             None => (Index::constant(extent.clone()), Index::default(), Some(extent)),
         };
-        let var = self.emitter.open_for(&name, 0.into(), end, kind, extent);
+        let (start, end) = match self.range.take() {
+            Some(range) => range,
+            None => (0.into(), end),
+        };
+        let var = self.emitter.open_for(&name, start, end, kind, extent);
         let before = self.at.insert(class, first.add(&Index::var(var)));
         self.nest_loops(nest, work, tokens, block, depth + 1, open);
         self.close();
@@ -241,7 +416,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn open_accumulator(
+    fn declare_accumulator(
         &mut self,
         nest: &Nest,
         node: N,
@@ -268,17 +443,15 @@ impl Lowering<'_> {
             lane_axis: lanes.map(|width| (1, width)),
         };
         let mem = self.emitter.local(local);
-        let op = accum_op(self.walk.graph.nodes[node].op.kind);
-        let zero = self.emitter.constant(dtype, op.identity(dtype));
-        let accumulator = Accumulator { node, mem, classes, has_lanes: lanes.is_some() };
-        self.each_lane(nest, block, accumulator.has_lanes, &mut |this, lane| {
-            for element in 0..n_elems {
-                let mut index = vec![Index::constant(element)];
-                index.extend(lane.clone());
-                this.emitter.store(mem, index, zero);
-            }
-        });
-        accumulator
+        Accumulator { node, mem, classes, has_lanes: lanes.is_some() }
+    }
+
+    /// What the sum `item` starts from.
+    fn identity(&mut self, item: &Work) -> Var {
+        let (Work::Sum(node) | Work::Fill(node)) = item else { return self.emitter.index(0.into()) };
+        let gnode = &self.walk.graph.nodes[*node];
+        let dtype = self.walk.graph.values[gnode.results[0]].ty.dtype.compute();
+        self.emitter.constant(dtype, accum_op(gnode.op.kind).identity(dtype))
     }
 
     /// Runs `emit` inside a loop over the block's lanes, with the lane's place in the block; or once.
@@ -320,12 +493,45 @@ impl Lowering<'_> {
         for item in &plain {
             self.body_work(nest, item, tokens, block, open, None);
         }
-        if !laned.is_empty() {
-            self.each_lane(nest, block, true, &mut |this, lane| {
-                for item in &laned {
-                    this.body_work(nest, item, tokens, block, open, lane.clone());
-                }
+        // Short sums go around the lanes: what one term shares between lanes is used up before the next term.
+        let mut groups: Vec<(Vec<Class>, Vec<Work>)> = vec![];
+        for item in laned {
+            let short = self.short_sums(nest, &item);
+            match groups.last_mut() {
+                Some((same, group)) if *same == short => group.push(item),
+                _ => groups.push((short, vec![item])),
+            }
+        }
+        for (short, group) in groups {
+            self.each_place(&short, &mut |this| {
+                this.each_lane(nest, block, true, &mut |this, lane| {
+                    for item in &group {
+                        this.body_work(nest, item, tokens, block, open, lane.clone());
+                    }
+                });
             });
+        }
+    }
+
+    /// Classes that a piece of work sums over and that are no loops.
+    fn short_sums(&self, nest: &Nest, item: &Work) -> Vec<Class> {
+        let Work::Sum(node) = item else { return vec![] };
+        let leaves = self.walk.axes.summed_leaves(*node).concat();
+        leaves.into_iter().filter(|class| !nest.loops.contains(class)).collect()
+    }
+
+    /// Runs `emit` with the present indices set to every place of `classes`.
+    fn each_place(&mut self, classes: &[Class], emit: &mut dyn FnMut(&mut Self)) {
+        let lengths: Vec<i64> =
+            classes.iter().map(|class| self.walk.axes.extent(*class).as_const().unwrap_or(0)).collect();
+        for place in places(&lengths) {
+            for (class, idx) in classes.iter().zip(place) {
+                self.at.insert(*class, Index::constant(idx));
+            }
+            emit(self);
+        }
+        for class in classes {
+            self.at.remove(class);
         }
     }
 
@@ -417,31 +623,23 @@ impl Lowering<'_> {
         let result = self.walk.graph.nodes[node].results[0];
         let dtype = self.walk.graph.values[result].ty.dtype.compute();
         let leaves = self.walk.axes.summed_leaves(node);
-        let short: Vec<Class> =
-            leaves.concat().into_iter().filter(|class| !nest.loops.contains(class)).collect();
-        let lengths: Vec<i64> =
-            short.iter().map(|class| self.walk.axes.extent(*class).as_const().unwrap_or(0)).collect();
+        // Of laned work the short sums are around the lanes.
+        let short = if lane.is_some() { vec![] } else { self.short_sums(nest, &Work::Sum(node)) };
         self.each_element(nest, &Work::Sum(node), tokens, block, &mut |this, number| {
-            for place in places(&lengths) {
-                for (class, idx) in short.iter().zip(place) {
-                    this.at.insert(*class, Index::constant(idx));
-                }
+            this.each_place(&short, &mut |this| {
                 let coords = this.coords_here(result);
                 let sums: Vec<Index> = leaves.iter().map(|leaves| this.axis_here(leaves)).collect();
                 let (factors, _) = this.terms(node, kind, dtype, &coords, &sums);
                 let op =
                     if factors.len() == 2 && dtype.is_float() { AccumOp::MulAdd } else { accum_op(kind) };
                 let factors = if factors.len() == 2 && op != AccumOp::MulAdd {
-                    vec![this.emitter.scalar(birkhoff_ir::scalar::ScalarOp::Mul, &factors)]
+                    vec![this.emitter.scalar(ScalarOp::Mul, &factors)]
                 } else {
                     factors
                 };
                 let mut index = vec![Index::constant(number)];
                 index.extend(lane.clone());
                 this.emitter.accum(op, accumulator.mem, index, &factors);
-            }
-            short.iter().for_each(|class| {
-                this.at.remove(class);
             });
         });
     }
@@ -455,24 +653,29 @@ impl Lowering<'_> {
         block: Option<(Class, i64, i64)>,
     ) {
         let work = Work::Sum(accumulator.node);
-        let value = self.work_value(&work);
-        let dtype: DType = self.walk.graph.values[value].ty.dtype;
         debug_assert_eq!(accumulator.classes, self.unrolled(nest, &work));
         self.each_lane(nest, block, accumulator.has_lanes, &mut |this, lane| {
             this.each_element(nest, &work, tokens, block, &mut |this, number| {
                 let mut index = vec![Index::constant(number)];
                 index.extend(lane.clone());
                 let var = this.emitter.load_now(accumulator.mem, index);
-                let mut var = this.emitter.round(dtype, var);
-                let coords = this.coords_here(value);
-                if let Some(before) = this.chunk_so_far(accumulator.node, &coords) {
-                    let op = accum_op(this.walk.graph.nodes[accumulator.node].op.kind).combine();
-                    var = this.emitter.scalar(op, &[before, var]);
-                }
-                this.remember(value, &coords, var);
-                this.store_all(value, &coords, var);
+                this.finish_sum(accumulator.node, var);
             });
         });
+    }
+
+    /// Writes the present element of a sum, which is `var`, wherever it is wanted.
+    fn finish_sum(&mut self, node: N, var: Var) {
+        let value = self.walk.graph.nodes[node].results[0];
+        let dtype = self.walk.graph.values[value].ty.dtype;
+        let mut var = self.emitter.round(dtype, var);
+        let coords = self.coords_here(value);
+        if let Some(before) = self.chunk_so_far(node, &coords) {
+            let op = accum_op(self.walk.graph.nodes[node].op.kind).combine();
+            var = self.emitter.scalar(op, &[before, var]);
+        }
+        self.remember(value, &coords, var);
+        self.store_all(value, &coords, var);
     }
 
     /// Of a chunked sum: the element of the chunk's result after the tiles before this one.

@@ -4,6 +4,7 @@
 //! instructions in native vectors, launches. Constants describe a current desktop or server core and only rank programs.
 
 use crate::cost::{Cost, CostModel, default_sizes, scalar_weight};
+use crate::rotate::rotate;
 use crate::schedule::Target;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, SizeEnv};
@@ -59,12 +60,38 @@ impl CostModel for KernelCost {
     }
 }
 
-/// [`KernelCost`] that keeps the plans it makes: the cheapest of them is the one that is wanted next.
+/// [`KernelCost`] that keeps the plans it makes: the cheapest of them is the one that is wanted next. Loops are rotated where
+/// that is cheaper.
 #[derive(Default)]
 pub struct Planner {
     /// The model.
     pub cost: KernelCost,
-    plans: Mutex<Vec<(Module, FuncId, Program)>>,
+    plans: Mutex<Vec<(Module, FuncId, Planned)>>,
+}
+
+/// A plan, and what was decided on the way.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Planned {
+    /// The plan.
+    pub program: Program,
+    /// Both prices, if there was a loop to rotate.
+    pub rotation: Option<Rotation>,
+}
+
+/// A decision between a program and the same with its loops rotated; see [`crate::rotate`].
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Rotation {
+    /// The price of the program as it was, of the order of seconds.
+    pub as_written: f64,
+    /// The price of the rotated one.
+    pub rotated: f64,
+}
+
+impl Rotation {
+    /// Whether the rotated one is taken.
+    pub fn rotates(&self) -> bool {
+        self.rotated < self.as_written
+    }
 }
 
 impl Planner {
@@ -76,21 +103,36 @@ impl Planner {
     /// The plan of `func`, a function of primitives: one made for a price, else a new one.
     ///
     /// Errors: those of [`super::lower`].
-    pub fn plan(&self, module: &Module, func: FuncId) -> Result<Program, Diagnostic> {
+    pub fn plan(&self, module: &Module, func: FuncId) -> Result<Planned, Diagnostic> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         match plans.iter().position(|known| known.1 == func && known.0 == *module) {
             Some(place) => Ok(plans.swap_remove(place).2),
-            None => super::lower(module, func, &self.cost.target),
+            None => self.cheaper(module, func).map(|(planned, _)| planned),
         }
+    }
+
+    /// The cheaper of the function as it is and with its loops rotated, and its price.
+    fn cheaper(&self, module: &Module, func: FuncId) -> Result<(Planned, Cost), Diagnostic> {
+        let program = super::lower(module, func, &self.cost.target)?;
+        let sizes = default_sizes(module);
+        let price = |program: &Program| self.cost.program(program, &sizes).unwrap_or(NEVER);
+        let cost = price(&program);
+        let Some((module, func)) = rotate(module, func).map_err(Diagnostic::verify)? else {
+            return Ok((Planned { program, rotation: None }, cost));
+        };
+        let other = super::lower(&module, func, &self.cost.target)?;
+        let rotated = price(&other);
+        let rotation = Rotation { as_written: cost.total, rotated: rotated.total };
+        let (program, cost) = if rotation.rotates() { (other, rotated) } else { (program, cost) };
+        Ok((Planned { program, rotation: Some(rotation) }, cost))
     }
 }
 
 impl CostModel for Planner {
     /// Infinite where the function cannot be lowered.
     fn price(&self, module: &Module, func: FuncId) -> Cost {
-        let Ok(program) = super::lower(module, func, &self.cost.target) else { return NEVER };
-        let cost = self.cost.program(&program, &default_sizes(module)).unwrap_or(NEVER);
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).push((module.clone(), func, program));
+        let Ok((planned, cost)) = self.cheaper(module, func) else { return NEVER };
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).push((module.clone(), func, planned));
         cost
     }
 }
@@ -302,7 +344,7 @@ mod tests {
         assert!(planner.price(&modules[0], FuncId(0)).total < f64::INFINITY);
         for module in &modules {
             let known = super::super::lower(module, FuncId(0), &Target::default());
-            assert_eq!(planner.plan(module, FuncId(0)).ok(), known.ok());
+            assert_eq!(planner.plan(module, FuncId(0)).ok().map(|planned| planned.program), known.ok());
         }
         assert!(planner.plans.lock().is_ok_and(|plans| plans.is_empty()), "the plan was not taken");
     }

@@ -2,22 +2,23 @@
 
 use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
-use crate::schedule::Target;
 use crate::schedule::anchors;
 use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
+use crate::schedule::copies::copy_transposed;
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
 use crate::schedule::products::{Product, large_product};
 use crate::schedule::stages::Stager;
 use crate::schedule::walk::Walk;
+use crate::schedule::{LaneKind, Target};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::build::Builder;
 use birkhoff_ir::kernel::{Access, ForKind, Func, Index};
 use birkhoff_ir::plan::{Arg, Buffer, BufferId, BufferKind, Contract, Matrix, Program, SizeDecl, Step};
-use birkhoff_ir::tensor::{DimKind, FuncId, Module, OpKind, TensorType};
+use birkhoff_ir::tensor::{Attr, DimKind, FuncId, Module, OpKind, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Builds the plan of `func`, a function of primitives in a bound module.
@@ -228,7 +229,7 @@ impl ProgramBuilder<'_> {
             Arg { buffer: arg.buffer, offset: arg.offset.add(&iteration.mul(&elems)) }
         };
         for (idx, arg) in gnode.args.iter().enumerate().skip(shape.n_carry) {
-            let arg_place = place_of(places, *arg)?;
+            let arg_place = operand_place(walk.graph, places, *arg)?;
             let is_scanned = idx < shape.n_carry + shape.n_scan;
             let ty = &walk.graph.values[*arg].ty;
             inputs.push(if is_scanned { slice(&arg_place, ty) } else { arg_place });
@@ -283,6 +284,29 @@ impl ProgramBuilder<'_> {
     }
 }
 
+/// The memory of a closed loop's operand. Neighbouring slices of what is in memory anyway are read there.
+fn operand_place(graph: &Graph, places: &BTreeMap<V, Arg>, value: V) -> Result<Arg, Diagnostic> {
+    match slab(graph, value) {
+        Some((source, offset)) => {
+            let whole = place_of(places, source)?;
+            Ok(Arg { buffer: whole.buffer, offset: whole.offset.add(&offset) })
+        }
+        None => place_of(places, value),
+    }
+}
+
+/// The array of which `value` is a range along the first axis, and where the range begins; only if that array is in memory
+/// whoever reads it.
+fn slab(graph: &Graph, value: V) -> Option<(V, Dim)> {
+    let (def, _) = graph.def(value)?;
+    let gnode = &graph.nodes[def];
+    let [Attr::Int(0), Attr::Dim(start), _] = gnode.op.attrs.as_slice() else { return None };
+    let source = *gnode.args.first().filter(|_| gnode.op.kind == OpKind::Slice)?;
+    let is_memory = graph.def(source).is_none_or(|(def, _)| graph.nodes[def].op.kind == OpKind::Loop);
+    let slice = graph.values[source].ty.shape.iter().skip(1).fold(Dim::constant(1), |n, dim| n.mul(dim));
+    is_memory.then(|| (source, start.mul(&slice)))
+}
+
 fn place_of(places: &BTreeMap<V, Arg>, value: V) -> Result<Arg, Diagnostic> {
     places.get(&value).cloned().ok_or_else(|| Diagnostic::verify("a loop reads a value that has no memory"))
 }
@@ -302,6 +326,9 @@ pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Gra
             }
             None => {
                 split_batch_sums(&mut graph, &|graph, node| library_product(graph, node, target).is_some());
+                if target.lanes == LaneKind::Vector {
+                    copy_transposed(&mut graph);
+                }
                 let axes = Axes::new(&graph);
                 return (graph, axes);
             }
@@ -378,7 +405,9 @@ fn kept_values(graph: &Graph, products: &BTreeMap<N, Product>) -> BTreeSet<V> {
     kept.extend(products.values().flat_map(|product| &product.factors).map(|part| part.value));
     for node in &graph.nodes {
         if node.op.kind == OpKind::Loop && node.body.is_none() {
-            kept.extend(node.args.iter().copied());
+            let n_carry = LoopShape::of(&node.op).n_carry;
+            kept.extend(&node.args[..n_carry]);
+            kept.extend(node.args[n_carry..].iter().map(|arg| slab(graph, *arg).map_or(*arg, |slab| slab.0)));
         }
     }
     kept

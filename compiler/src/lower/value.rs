@@ -51,6 +51,10 @@ pub struct Lowering<'a> {
     pub tile_class: Option<Class>,
     /// The number of places in the tile.
     pub tile_count: Option<Var>,
+    /// The part of the next loop that is to run, if not all of it.
+    pub range: Option<(Index, Index)>,
+    /// The most places that a tile has.
+    pub tile: i64,
     /// The present index of each class that a loop walks.
     pub at: BTreeMap<Class, Index>,
     /// Where values may be loaded from.
@@ -76,6 +80,8 @@ impl<'a> Lowering<'a> {
             batch: vec![],
             tile_class: None,
             tile_count: None,
+            range: None,
+            tile: 1,
             at: BTreeMap::new(),
             readable: BTreeMap::new(),
             writable: BTreeMap::new(),
@@ -311,7 +317,8 @@ impl<'a> Lowering<'a> {
         None
     }
 
-    /// A reduction or contraction over few places, written out in row-major order.
+    /// A reduction or contraction over few places, written out: of four terms and more, both halves in row-major order, and
+    /// then their sum, so that half as many additions wait for each other.
     fn short_sum(&mut self, node: N, coords: &[Index]) -> Var {
         let gnode = &self.walk.graph.nodes[node];
         let kind = gnode.op.kind;
@@ -324,15 +331,21 @@ impl<'a> Lowering<'a> {
         if matches!(kind, OpKind::Loop | OpKind::Solve | OpKind::Qr) {
             return self.missing(gnode.results[0], "is the result of a loop");
         }
-        let mut sum: Option<Var> = None;
-        for place in places(&extents) {
-            let sums: Vec<Index> = place.into_iter().map(Index::constant).collect();
-            sum = Some(self.sum_term(node, kind, dtype, coords, &sums, sum));
+        let places = places(&extents);
+        let half = if places.len() < 4 { places.len() } else { places.len().div_ceil(2) };
+        let mut halves: Vec<Var> = vec![];
+        for part in places.chunks(half.max(1)) {
+            let mut sum: Option<Var> = None;
+            for place in part {
+                let sums: Vec<Index> = place.iter().copied().map(Index::constant).collect();
+                sum = Some(self.sum_term(node, kind, dtype, coords, &sums, sum));
+            }
+            halves.extend(sum);
         }
-        match sum {
-            Some(sum) => sum,
-            None => self.emitter.constant(dtype, super::nest::accum_op(kind).identity(dtype)),
-        }
+        let join = super::nest::accum_op(kind);
+        let first = halves.first().copied();
+        let sum = first.unwrap_or_else(|| self.emitter.constant(dtype, join.identity(dtype)));
+        halves.iter().skip(1).fold(sum, |sum, other| self.emitter.scalar(join.combine(), &[sum, *other]))
     }
 
     fn sum_term(

@@ -46,6 +46,7 @@ pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>) -> Vec<bool> {
         }
         let is_kept = gnode.results.iter().any(|result| kept.contains(result));
         is_anchor[node] = is_kept
+            || gnode.copy
             || (is_structural(gnode.op.kind) && !is_inlined(walk, node, &demand, &readers))
             || (is_arithmetic(gnode.op.kind)
                 && (repeats(walk, gnode.results[0], &demand[gnode.results[0]])

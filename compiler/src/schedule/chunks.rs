@@ -76,6 +76,7 @@ fn split(graph: &mut Graph, node: N) {
         region: 0,
         body: None,
         chunked: false,
+        copy: false,
         path: vec![],
     };
     graph.nodes.insert(node + 1, second);

@@ -236,7 +236,9 @@ fn candidates(
         is_handful && clusters[*idx].anchors.iter().all(|other| self::is_handful(walk, *other))
     });
     for idx in producers.into_iter().chain(others).chain(small) {
-        if idx >= earliest && !clusters[idx].is_opaque && !order.contains(&idx) {
+        // A copy in another order is read across its own tiles.
+        let is_copy = clusters[idx].anchors.iter().any(|other| walk.graph.nodes[*other].copy);
+        if idx >= earliest && !clusters[idx].is_opaque && !is_copy && !order.contains(&idx) {
             order.push(idx);
         }
     }

@@ -54,6 +54,8 @@ pub struct GNode {
     /// A reduction or contraction with one result per chunk of what it sums over, along a first axis; see
     /// [`super::chunks`].
     pub chunked: bool,
+    /// A copy in another order, kept for what reads it; see [`super::copies`].
+    pub copy: bool,
     /// Positions in the functions around that lead to the node.
     pub path: LoopPath,
 }
@@ -159,6 +161,7 @@ impl Graph {
                 region,
                 body,
                 chunked: false,
+                copy: false,
                 path: own_path,
             });
         }
@@ -186,6 +189,7 @@ impl Graph {
                 region,
                 body: None,
                 chunked: false,
+                copy: false,
                 path: vec![],
             });
             owned.push(copy);

@@ -5,6 +5,7 @@ pub mod axes;
 pub mod chunks;
 pub mod cluster;
 pub mod coords;
+pub mod copies;
 pub mod graph;
 pub mod phases;
 pub mod products;
@@ -38,14 +39,16 @@ pub struct Target {
 }
 
 impl Default for Target {
-    /// A CPU core with sixteen registers of 128 bits and half a mebibyte of cache to itself, and a library. Accumulators leave room for operands.
+    /// A CPU core with sixteen registers of 128 bits and half a mebibyte of cache to itself, and a library. Eight
+    /// accumulators keep two multiply-adds per cycle busy, and leave room for operands and for the copies of them that
+    /// two-address instructions take.
     fn default() -> Self {
         Target {
             lanes: LaneKind::Vector,
             native_lanes: 4,
             tile_bytes: 512 * 1024,
             kept_bytes: i64::MAX,
-            n_accumulators: 12,
+            n_accumulators: 8,
             library_contractions: true,
         }
     }

@@ -14,7 +14,7 @@ use birkhoff_ir::tensor::OpKind;
 /// Rows and columns of a product that a library does better than a kernel: below, its packing is most of the work.
 const MIN_SIDE: i64 = 32;
 /// Terms of its sums.
-const MIN_TERMS: i64 = 16;
+const MIN_TERMS: i64 = 32;
 /// Multiplications of all its products: below, launching is most of the work.
 const MIN_PRODUCTS: i64 = 1 << 19;
 /// What an extent is taken for that is known only when the plan runs: the scheduler takes such extents for large.

@@ -28,6 +28,14 @@ const MAX_MEDIUM: i64 = 256;
 
 /// Blocks of such an axis, each with code of its own.
 const MAX_PASSES: i64 = 8;
+/// Elements of 4 bytes in half of the nearest cache of a core.
+const NEAR_ELEMS: i64 = 6 * 1024;
+/// Rows that stay there together wherever they are: about as many as places with the same low address.
+const NEAR_ROWS: i64 = 8;
+/// Iterations of a loop between visits to the next places of the tile.
+const MAX_CHUNK: i64 = 256;
+/// The same where vectors are places of the tile: a few dozen rows stay in the second cache, wherever they are.
+const TILE_CHUNK: i64 = 32;
 /// A chunked sum keeps at most this many accumulators in registers at once.
 const MAX_CHUNK_UNROLL: i64 = 32;
 
@@ -76,6 +84,9 @@ pub struct Nest {
     pub block: Option<(Class, i64)>,
     /// Places of the tile that share what does not depend on them.
     pub n_tokens: i64,
+    /// So much of the first loop at a time, for all places of the tile: what they share stays in the nearest cache. If that
+    /// loop is summed over, the sums so far are in tile memory meanwhile.
+    pub chunk: Option<i64>,
 }
 
 /// The vector axis of a nest.
@@ -87,6 +98,8 @@ pub enum Lanes {
     Loop(Class, u32),
     /// The block axis of the accumulators.
     Block(u32),
+    /// Places of the tile, so many at a time.
+    Tile(u32),
 }
 
 /// What is being cut into stages.
@@ -235,8 +248,12 @@ impl Stager<'_> {
             _ => true,
         };
         let lanes_agree = match (other.lanes, nest.lanes) {
-            (Lanes::Block(_), _) | (_, Lanes::Block(_)) => true,
+            // What has lanes of its own along a loop would be scalar code in a nest whose lanes are a block.
             (Lanes::Loop(a, _), Lanes::Loop(b, _)) => a == b,
+            (Lanes::Block(_), Lanes::Loop(..)) | (Lanes::Loop(..), Lanes::Block(_)) => false,
+            (Lanes::Tile(_), Lanes::Tile(_)) => true,
+            (Lanes::Tile(_), _) | (_, Lanes::Tile(_)) => false,
+            (Lanes::Block(_), _) | (_, Lanes::Block(_)) => true,
             (a, b) => a == b,
         };
         // What the node reads from the stage itself must be there already, at this very place.
@@ -347,8 +364,55 @@ impl Stager<'_> {
             })
             .filter_map(|class| self.extent(*class))
             .product();
+        let lanes = match lanes {
+            _ if cut.is_none()
+                && (large_outer.is_empty() || large_summed.is_empty())
+                && self.tile_is_better(lanes, &loops, &reads, large_summed.is_empty()) =>
+            {
+                let vectors = medium.map_or(small_outer, |_| self.target.n_accumulators);
+                let n_vectors = (self.target.n_accumulators / vectors.max(1)).clamp(1, 4) as u32;
+                Lanes::Tile(width * n_vectors)
+            }
+            Lanes::Loop(class, width)
+                if self.target.lanes == LaneKind::Vector
+                    && large_summed.contains(&class)
+                    && medium.is_none() =>
+            {
+                Lanes::Loop(class, width * independent_sums(small_outer))
+            }
+            other => other,
+        };
         let (block, n_tokens) = self.blocking(medium, lanes, shares && !large_summed.is_empty(), small_outer);
-        Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens }
+        let chunk = match (lanes, loops.as_slice(), large_summed.as_slice()) {
+            // Threads of a block share a cache in any case.
+            _ if self.target.lanes == LaneKind::Threads => None,
+            (Lanes::Block(_), [class], [_]) if shares && cut.is_none() => self.shared_chunk(*class, &reads),
+            // Blocks of the accumulators' axis, and neighbouring places, read the same rows again.
+            (Lanes::Tile(_), [class], [_]) if block.is_some() => {
+                self.extent(*class).is_none_or(|extent| extent >= 2 * TILE_CHUNK).then_some(TILE_CHUNK)
+            }
+            (Lanes::Loop(lane, _), [class, _], [_]) if shares && lane == *class => {
+                self.shared_chunk(*class, &reads).filter(|chunk| *chunk >= 2 * i64::from(width))
+            }
+            _ => None,
+        };
+        Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens, chunk }
+    }
+
+    /// True if vectors of places of the tile use memory better than `lanes`, the best along the loops of a sum or a map: what
+    /// is read for each place has its neighbours along the tile, in some operand at least.
+    fn tile_is_better(&self, lanes: Lanes, loops: &[Class], reads: &[Read], is_map: bool) -> bool {
+        let (Some(tile), LaneKind::Vector) = (self.batch.last(), self.target.lanes) else { return false };
+        // The first is the result, which a sum writes once for many terms.
+        let operands = reads.get(usize::from(!is_map)..).unwrap_or_default();
+        let is_row = |read: &Read| read.uses(*tile) && read.coords.len() > 1;
+        let along_tile = operands.iter().all(|read| stride_cost(read, *tile) == 0);
+        let jumps = match lanes {
+            Lanes::Loop(class, _) => operands.iter().any(|read| stride_cost(read, class) > 0),
+            // Rows would be read element by element.
+            _ => true,
+        };
+        !loops.contains(tile) && along_tile && jumps && operands.iter().any(is_row)
     }
 
     /// At most `width` lanes along `class`. What remains of a reduction over threads is done by one of them: rather fewer lanes
@@ -393,7 +457,30 @@ impl Stager<'_> {
         }
     }
 
-    /// Register blocking: as many accumulators as the target has registers for.
+    /// How much of the loop over `class` to do at a time, so that what the places of a tile share fits the nearest cache. Rows of which each place has
+    /// one element are far apart, so that only a few of them stay there.
+    fn shared_chunk(&self, class: Class, reads: &[Read]) -> Option<i64> {
+        let tile = *self.batch.last()?;
+        let mut chunk = MAX_CHUNK;
+        // The first is the result.
+        for read in reads.iter().skip(1).filter(|read| read.uses(class)) {
+            if read.uses(tile) && stride_cost(read, tile) == 0 && stride_cost(read, class) > 0 {
+                chunk = chunk.min(NEAR_ROWS);
+            } else if !self.batch.iter().any(|batch| read.uses(*batch)) {
+                let others = read.coords.iter().flat_map(|index| &index.terms).map(|(var, _)| var.0 as Class);
+                let others: BTreeSet<Class> = others.filter(|other| *other != class).collect();
+                let elems: i64 = others.into_iter().filter_map(|other| self.extent(other)).product();
+                chunk = chunk.min(NEAR_ELEMS / elems.max(1));
+            }
+        }
+        while chunk & (chunk - 1) != 0 {
+            chunk &= chunk - 1;
+        }
+        (chunk >= 4 && self.extent(class).is_none_or(|extent| extent >= 2 * chunk)).then_some(chunk)
+    }
+
+    /// Register blocking: about eight vector accumulators. They keep two multiply-adds per cycle busy, and leave room in
+    /// sixteen registers for operands, and for the copies of them that two-address instructions take.
     fn blocking(
         &self,
         medium: Option<Class>,
@@ -403,20 +490,26 @@ impl Stager<'_> {
     ) -> (Option<(Class, i64)>, i64) {
         let n_accumulators = self.target.n_accumulators;
         let native = i64::from(self.target.native_lanes);
+        let tokens = |vectors: i64| if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 };
         let Some(class) = medium else {
-            let vectors = match lanes {
-                Lanes::Loop(_, width) => small_outer * (i64::from(width) / native).max(1),
-                _ => small_outer,
-            };
-            return (None, if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 });
+            if matches!(lanes, Lanes::Tile(_)) {
+                return (None, 1);
+            }
+            let width = if let Lanes::Loop(_, width) = lanes { i64::from(width) } else { 1 };
+            return (None, tokens(small_outer * (width / native).max(1)));
         };
         let extent = self.extent(class).unwrap_or(1);
         match lanes {
+            // One vector of places for each element of the block.
+            Lanes::Tile(_) => (Some((class, (n_accumulators / small_outer.max(1)).clamp(1, extent))), 1),
             Lanes::Block(width) => {
+                // Blocks of two vectors for four places load least per multiply-add; unless those are too many passes.
                 let width = i64::from(width);
-                let block = extent.min(8 * width);
-                let vectors = (block + width - 1) / width * small_outer;
-                (Some((class, block)), if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 })
+                let pair = 2 * width;
+                let is_vector = self.target.lanes == LaneKind::Vector;
+                let few = is_vector && shares && small_outer == 1 && extent <= MAX_PASSES * pair;
+                let block = extent.min(if few { pair } else { 8 * width });
+                (Some((class, block)), tokens((block + width - 1) / width * small_outer))
             }
             _ => {
                 let width = if let Lanes::Loop(_, width) = lanes { i64::from(width) / native } else { 1 };
@@ -474,6 +567,15 @@ impl Stager<'_> {
             }
         }
         reads
+    }
+}
+
+/// Vectors of partial sums for each accumulator: about eight in all hide the latency of an addition.
+fn independent_sums(n_accumulators: i64) -> u32 {
+    match n_accumulators {
+        ..=2 => 4,
+        3..=4 => 2,
+        _ => 1,
     }
 }
 
@@ -537,7 +639,10 @@ fn merge(own: &mut Nest, new: &Nest) {
         own.lanes = new.lanes;
     }
     own.n_tokens = n_tokens;
-    if let (Lanes::Loop(class, own_width), Lanes::Loop(_, new_width)) = (own.lanes, new.lanes) {
-        own.lanes = Lanes::Loop(class, own_width.min(new_width));
-    }
+    own.chunk = own.chunk.zip(new.chunk).map(|(own, new)| own.min(new));
+    own.lanes = match (own.lanes, new.lanes) {
+        (Lanes::Loop(class, own), Lanes::Loop(_, new)) => Lanes::Loop(class, own.min(new)),
+        (Lanes::Tile(own), Lanes::Tile(new)) => Lanes::Tile(own.min(new)),
+        (own, _) => own,
+    };
 }

@@ -1,0 +1,127 @@
+//! Loops rotated: which ones can be, that they mean the same, and what it saves.
+
+mod plans;
+
+use birkhoff_compiler::expand::expand;
+use birkhoff_compiler::lower::price::{KernelCost, Planner};
+use birkhoff_compiler::rotate::rotate;
+use birkhoff_ir::plan::{Program, Step, traffic};
+use birkhoff_ir::tensor::bind::{Bindings, bind};
+use birkhoff_ir::tensor::eval::{Tensor, eval};
+use birkhoff_ir::tensor::random::random_input;
+use birkhoff_ir::tensor::{FuncId, Module, text};
+use plans::{check, sizes};
+
+/// Layers around a branch `tanh(h w)`: weights are slices of stacks, the gain is the same in all layers.
+fn stack(trip: i64, scan: &str, stacked: bool) -> String {
+    let (type_of, returns, results) = match stacked {
+        true => (", kept: f32[T,64]", ", kept = h", "out, all"),
+        false => ("", "", "out"),
+    };
+    format!(
+        "
+dim T in 1..=1000 default 300
+fn @layer(%x: f32[T,2,64], %phi: f32[128,4], %w: f32[64,64], %gain: f32[64]) -> (x: f32[T,2,64]{type_of}) {{
+  flat = reshape(x, shape=[T,128])
+  c = tanh(contract(flat, phi, spec=\"tk,ko->to\", dtype=f32))
+  pre = slice(c, axis=1, start=0, end=2)
+  post = slice(c, axis=1, start=2, end=4)
+  h = contract(pre, x, spec=\"ti,tic->tc\", dtype=f32) * broadcast(gain, shape=[T,64], axes=[1])
+  y = tanh(contract(h, w, spec=\"tc,co->to\", dtype=f32))
+  add = broadcast(y, shape=[T,2,64], axes=[0,2]) * broadcast(post, shape=[T,2,64], axes=[0,1])
+  next = x + add
+  return x = next{returns}
+}}
+export fn @main(%x: f32[T,2,64], %phi: f32[{trip},128,4] ~ normal(0, 0.1), %w: f32[{trip},64,64] ~ normal(0, 0.1), %gain: f32[64]) -> (y: f32[T,2,64]) {{
+  {results} = loop(x, phi, w, gain, body=@layer, trip={trip}, carry=1, scan=2{scan})
+  return y = out
+}}"
+    )
+}
+
+fn module(source: &str) -> (Module, FuncId) {
+    let module = text::parse(source).unwrap_or_else(|why| panic!("{}", why.render("test.bir", source)));
+    let bound = bind(&module, &Bindings::default()).expect("binds");
+    let (func, _) = bound.exported().next().expect("one function is exported");
+    expand(&bound, func).expect("expands")
+}
+
+fn rotated(source: &str) -> Option<(Module, FuncId)> {
+    let (module, func) = module(source);
+    let rotated = rotate(&module, func).unwrap_or_else(|why| panic!("{why}"));
+    if let Some((module, _)) = &rotated {
+        birkhoff_ir::tensor::verify::verify(module)
+            .unwrap_or_else(|why| panic!("{why}\n{}", text::print(module)));
+    }
+    rotated
+}
+
+#[test]
+fn the_rotated_loop_means_the_same() {
+    for trip in [2, 3, 7] {
+        let source = stack(trip, "", false);
+        let (before, func) = module(&source);
+        let (after, place) = rotated(&source).expect("a stack of layers can be rotated");
+        let env = sizes(&[("T", 5)]);
+        let inputs: Vec<Tensor> = before
+            .func(func)
+            .input_values()
+            .zip(&before.func(func).inputs)
+            .map(|(value, input)| {
+                let ty = before.func(func).ty(value);
+                let shape: Vec<usize> =
+                    ty.shape.iter().map(|dim| dim.eval(&env).expect("sized") as usize).collect();
+                random_input(3, &input.name, input.domain, ty.dtype, &shape).expect("fits")
+            })
+            .collect();
+        let want = eval(&before, func, &env, &inputs).expect("evaluates");
+        let got = eval(&after, place, &env, &inputs).expect("evaluates");
+        assert_eq!(want[0].to_f64s(), got[0].to_f64s(), "{trip} iterations, to the bit");
+        check(&after, &[], &[("T", 5)], 1e-5);
+    }
+}
+
+#[test]
+fn what_cannot_be_rotated_stays() {
+    for (why, source) in [
+        ("one iteration", stack(1, "", false)),
+        ("backwards", stack(3, ", reverse=true", false)),
+        ("slices are stacked", stack(3, "", true)),
+        ("no large product", stack(3, "", false).replace("64", "8").replace("128", "16")),
+    ] {
+        assert!(rotated(&source).is_none(), "{why}");
+    }
+}
+
+/// Bytes per token that the kernels of one iteration move, but for what all tokens share.
+fn bytes_per_token(program: &Program) -> u64 {
+    let body = program.steps.iter().find_map(|step| match step {
+        Step::Loop { body, .. } => Some(body),
+        _ => None,
+    });
+    let moved = |n_tokens: i64| -> u64 {
+        let per_kernel = traffic::predict(program, &sizes(&[("T", n_tokens)])).expect("predicts");
+        let launches = body.expect("there is a loop").iter().filter_map(|step| match step {
+            Step::Launch { kernel, .. } => Some(per_kernel[*kernel as usize].per_launch.edge_bytes()),
+            _ => None,
+        });
+        launches.sum()
+    };
+    moved(101) - moved(100)
+}
+
+#[test]
+fn the_stream_is_read_once_a_layer() {
+    let (before, func) = module(&stack(7, "", false));
+    let planned = Planner::new(KernelCost::default()).plan(&before, func).expect("plans");
+    let rotation = planned.rotation.expect("there was something to decide");
+    assert!(rotation.rotates(), "{rotation:?}");
+    // Two streams and the branch are read, two streams and the next input of the branch are written; two scales both.
+    assert_eq!(bytes_per_token(&planned.program), 4 * (2 * (2 + 1) * 64 + 2 * 2));
+    let as_written =
+        birkhoff_compiler::lower::lower(&before, func, &KernelCost::default().target).expect("lowers");
+    assert!(bytes_per_token(&as_written) >= 4 * (7 * 64 + 4), "the stream is read twice as it is written");
+    // Weights are read where they are.
+    let copies = planned.program.kernels.iter().filter(|kernel| kernel.name.starts_with("copy_"));
+    assert_eq!(copies.count(), 3, "only the first state is copied: streams, scales, and the input of the branch");
+}
