@@ -8,6 +8,7 @@
 //! Assumes that the module verifies. Whether it pays is for a cost model to say. Loops that stack slices, that run backwards,
 //! and those of an unknown trip count or fewer than two iterations stay as they are.
 
+use crate::cost::default_sizes;
 use crate::expand::expand;
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N};
 use crate::schedule::products::large_product;
@@ -100,27 +101,14 @@ impl Halves {
         if shape.reverse || node.results.len() != shape.n_carry {
             return None;
         }
-        let waits = waiting(module, id);
-        let mut is_late = waits.clone();
-        let mut cut: BTreeSet<ValueId> = BTreeSet::new();
-        let late_args = (0..body.nodes.len()).filter(|place| waits[*place]).flat_map(|n| &body.nodes[n].args);
-        let mut open: Vec<ValueId> =
-            late_args.chain(body.outputs.iter().map(|out| &out.value)).copied().collect();
-        while let Some(value) = open.pop() {
-            match body.values[value.0 as usize].def {
-                Def::Input(slot) if (slot as usize) < shape.n_carry => {
-                    cut.insert(value);
-                }
-                Def::Input(_) => {}
-                Def::Node { node, .. } if waits[node as usize] => {}
-                Def::Node { node, .. } if is_free(body.nodes[node as usize].op.kind) => {
-                    is_late[node as usize] = true;
-                    open.extend(&body.nodes[node as usize].args);
-                }
-                Def::Node { .. } => {
-                    cut.insert(value);
-                }
-            }
+        let mut waits = waiting(module, id);
+        let (mut is_late, mut cut) = cut_before(&body, &shape, &waits);
+        let products = read_by_products(module, id, &body);
+        while let Some(sinks) =
+            cut.iter().find_map(|value| sinking(module, &body, &shape, &cut, &products, *value))
+        {
+            waits[sinks] = true;
+            (is_late, cut) = cut_before(&body, &shape, &waits);
         }
         let late: Vec<usize> = (0..body.nodes.len()).filter(|place| is_late[*place]).collect();
         let early = ancestors(&body, &cut);
@@ -252,11 +240,89 @@ impl Halves {
     }
 }
 
+/// Given the nodes that wait for products: all nodes of the end of an iteration, with what is free to compute again, and the
+/// values of its beginning that they and the next state read.
+fn cut_before(body: &Func, shape: &LoopShape, waits: &[bool]) -> (Vec<bool>, BTreeSet<ValueId>) {
+    let mut is_late = waits.to_vec();
+    let mut cut: BTreeSet<ValueId> = BTreeSet::new();
+    let late_args = (0..body.nodes.len()).filter(|place| waits[*place]).flat_map(|n| &body.nodes[n].args);
+    let mut open: Vec<ValueId> =
+        late_args.chain(body.outputs.iter().map(|out| &out.value)).copied().collect();
+    while let Some(value) = open.pop() {
+        match body.values[value.0 as usize].def {
+            Def::Input(slot) if (slot as usize) < shape.n_carry => {
+                cut.insert(value);
+            }
+            Def::Input(_) => {}
+            Def::Node { node, .. } if waits[node as usize] => {}
+            Def::Node { node, .. } if is_free(body.nodes[node as usize].op.kind) => {
+                is_late[node as usize] = true;
+                open.extend(&body.nodes[node as usize].args);
+            }
+            Def::Node { .. } => {
+                cut.insert(value);
+            }
+        }
+    }
+    (is_late, cut)
+}
+
+/// The node of a value of the cut that had better stand at the end: a stream that is made of the state and a handful of
+/// coefficients. Then the state itself is handed on, which is there anyway, and whoever reads it next finds it computed.
+fn sinking(
+    module: &Module,
+    body: &Func,
+    shape: &LoopShape,
+    cut: &BTreeSet<ValueId>,
+    products: &BTreeSet<ValueId>,
+    value: ValueId,
+) -> Option<usize> {
+    /// So many times as large as a coefficient is a stream.
+    const STREAM: i64 = 8;
+    let Def::Node { node, .. } = body.values[value.0 as usize].def else { return None };
+    let sizes = default_sizes(module);
+    let elems = |value: ValueId| body.ty(value).n_elems().eval(&sizes).unwrap_or(i64::MAX);
+    let is_state = |arg: ValueId| (arg.0 as usize) < shape.n_carry;
+    let args = &body.nodes[node as usize].args;
+    let fits = |arg: &ValueId| {
+        is_state(*arg) || cut.contains(arg) || elems(*arg).saturating_mul(STREAM) <= elems(value)
+    };
+    let is_made_of_state = args.iter().any(|arg| is_state(*arg)) && args.iter().all(fits);
+    (is_made_of_state && !products.contains(&value)).then_some(node as usize)
+}
+
+/// What large products read, through ops that are free.
+fn read_by_products(module: &Module, id: FuncId, body: &Func) -> BTreeSet<ValueId> {
+    let graph = closed_graph(module, id);
+    let mut read = BTreeSet::new();
+    let mut open: Vec<ValueId> = vec![];
+    for (place, node) in body.nodes.iter().enumerate() {
+        if is_product(&graph, place) {
+            open.extend(&node.args);
+        }
+    }
+    while let Some(value) = open.pop() {
+        read.insert(value);
+        if let Some((node, _)) = body.def(value)
+            && is_free(node.op.kind)
+        {
+            open.extend(&node.args);
+        }
+    }
+    read
+}
+
+/// The graph of a body with all its loops closed: its nodes are those of the function, in order.
+fn closed_graph(module: &Module, body: FuncId) -> Graph {
+    let n_nodes = module.func(body).nodes.len() as u32;
+    let closed: BTreeSet<LoopPath> = (0..n_nodes).map(|place| vec![place]).collect();
+    Graph::new(module, body, &closed)
+}
+
 /// For every node of a body, whether it is a large product or waits for one.
 fn waiting(module: &Module, body: FuncId) -> Vec<bool> {
     let func = module.func(body);
-    let closed: BTreeSet<LoopPath> = (0..func.nodes.len() as u32).map(|place| vec![place]).collect();
-    let graph = Graph::new(module, body, &closed);
+    let graph = closed_graph(module, body);
     let mut waits = vec![false; func.nodes.len()];
     for (place, node) in func.nodes.iter().enumerate() {
         let waits_for_args = node.args.iter().any(|arg| match func.values[arg.0 as usize].def {
@@ -268,7 +334,6 @@ fn waiting(module: &Module, body: FuncId) -> Vec<bool> {
     waits
 }
 
-/// With all loops closed, nodes of the graph are those of the function.
 fn is_product(graph: &Graph, node: N) -> bool {
     large_product(graph, node).is_some()
 }
