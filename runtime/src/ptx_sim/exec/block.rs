@@ -2,6 +2,7 @@
 
 use super::super::code::{Op, Place, SINK, SlotInit, Special};
 use super::super::launch::Counts;
+use super::asked::Asked;
 use super::cells::GlobalCells;
 use super::fault::{Fault, FaultKind, triple};
 use super::file::Files;
@@ -40,6 +41,10 @@ impl<'m> Block<'m> {
             pending: None,
             block: 0,
             epoch: 0,
+            asked: match machine.options.warp_loads {
+                true => std::iter::repeat_with(Asked::default).take(n_threads.div_ceil(WARP)).collect(),
+                false => vec![],
+            },
             clocks: vec![[0; WARP]; n_threads],
         };
         let files = Files::new(program.slots.len(), n_threads);
@@ -74,6 +79,7 @@ impl<'m> Block<'m> {
     /// Runs all threads to the next barrier of the block.
     fn run_interval(&mut self) -> Result<(), Box<Fault>> {
         let n_warps = self.threads.len().div_ceil(WARP);
+        self.memory.asked.iter_mut().for_each(Asked::meet);
         if self.memory.machine.runs_alone {
             for idx in 0..n_warps {
                 let warp = self.ordered(idx, n_warps);

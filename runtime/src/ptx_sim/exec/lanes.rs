@@ -10,7 +10,6 @@ use super::super::num::int::sign_extend;
 use super::file::Files;
 use super::traffic::{BlockMemory, Trouble};
 use super::{Order, WARP};
-use std::cell::Cell;
 
 /// A fault of a thread.
 type Failed = (u32, Box<Trouble>);
@@ -31,8 +30,12 @@ impl BlockMemory<'_> {
     ) -> Result<(), Failed> {
         let n_elements = usize::from(access.n_elements);
         let addresses = files.row(inst.src[0]);
-        if self.machine.options.warp_loads && access.space == Space::Global {
-            self.counts.warp_loaded_bytes += access.total_bytes() * n_distinct(lanes, addresses);
+        if !self.asked.is_empty() && access.space == Space::Global {
+            for lane in lanes {
+                let (thread, address) = (*lane as usize, addresses[*lane as usize].get());
+                let is_new = self.asked[thread / WARP].is_new(thread, inst.place, address);
+                self.counts.warp_loaded_bytes += if is_new { access.total_bytes() } else { 0 };
+            }
         }
         let mut window = None;
         for lane in self.in_order(lanes) {
@@ -150,15 +153,4 @@ impl BlockMemory<'_> {
         }
         Ok(true)
     }
-}
-
-/// How many different addresses the threads of each warp have, in all.
-fn n_distinct(lanes: &[u32], addresses: &[Cell<u64>]) -> u64 {
-    let of_warp = |warp: &[u32]| {
-        let mut found: Vec<u64> = warp.iter().map(|lane| addresses[*lane as usize].get()).collect();
-        found.sort_unstable();
-        found.dedup();
-        found.len() as u64
-    };
-    lanes.chunk_by(|a, b| *a as usize / WARP == *b as usize / WARP).map(of_warp).sum()
 }

@@ -5,6 +5,7 @@
 //! accesses that nothing orders (`cells`), so the simulator may run threads in any order. It runs those together that stand at
 //! the same instruction (`group`, `wide`), because that is quick.
 
+mod asked;
 pub(super) mod block;
 mod cells;
 mod fault;

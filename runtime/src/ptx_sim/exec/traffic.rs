@@ -6,6 +6,7 @@ use super::super::globals::{Spot, Touch};
 use super::super::launch::Counts;
 use super::super::num::float::{Mods, float2};
 use super::super::num::int::{int2, sign_extend};
+use super::asked::Asked;
 use super::cells::{GlobalCells, Rival, Who};
 use super::fault::FaultKind;
 use super::frame::Frames;
@@ -27,6 +28,8 @@ pub(super) struct BlockMemory<'m> {
     /// The number of the block.
     pub(super) block: u64,
     pub(super) epoch: u32,
+    /// What each warp loads, if that is to be counted; else empty.
+    pub(super) asked: Vec<Asked>,
     /// What each thread knows of the clocks of its warp.
     pub(super) clocks: Vec<[u32; WARP]>,
 }
