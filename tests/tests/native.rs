@@ -30,14 +30,16 @@ fn check(spec: &Spec, sizes: &[(&str, i64)], what: &str) {
         let arrays: Vec<Array> = random
             .iter()
             .map(|buffer| {
-                let values: Vec<_> = scalars(&buffer.view()).collect();
+                let view = buffer.view();
+                let values: Vec<_> = scalars(&view).collect();
                 Array::from_scalars(buffer.dtype(), buffer.shape(), &values).expect("an array of that shape")
             })
             .collect();
         let env: SizeEnv = outputs.report().sizes.clone();
         let expected = plan::eval::run(program, &env, &arrays).unwrap_or_else(|errors| panic!("{errors:?}"));
         for ((name, found), expected) in outputs.iter().zip(&expected.outputs) {
-            let found = scalars(&found.view()).map(|value| value.as_f64().to_bits());
+            let view = found.view();
+            let found = scalars(&view).map(|value| value.as_f64().to_bits());
             let expected: Option<Vec<u64>> =
                 expected.scalars().map(|value| value.map(|value| value.as_f64().to_bits())).collect();
             let expected = expected.expect("every element of an output is written");

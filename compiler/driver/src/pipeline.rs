@@ -352,7 +352,9 @@ pub(crate) fn emit(
     let listings = options.listings;
     let code = match options.target {
         #[cfg(feature = "ptx")]
-        Target::CpuLlvm => Code::Llvm(llvm::jit(&program.kernels, llvm::Options { listings })?),
+        Target::CpuLlvm => {
+            Code::Llvm(llvm::jit(&program.kernels, llvm::Options { listings, ..Default::default() })?)
+        }
         _ => Code::Cranelift(cpu::jit(&program.kernels, cpu::Options { listings })?),
     };
     stages.listings = code.listings().to_vec();
