@@ -66,7 +66,16 @@ fn layers_and_their_gradients_are_what_their_kernels_say() {
 
 #[test]
 fn other_programs_are_what_their_kernels_say() {
-    for name in ["sinkhorn_log", "sinkhorn_tile", "ot_t", "realnvp", "geo_softmax", "geo_attention", "mmd2"] {
-        check(&load(name), &[], name);
+    let programs: [(&str, &[(&str, i64)]); 7] = [
+        ("sinkhorn_log", &[("n", 4), ("B", 70)]),
+        ("sinkhorn_tile", &[("n", 3), ("B", 37)]),
+        ("ot_t", &[("d", 5), ("N", 37), ("M", 50)]),
+        ("realnvp", &[("layers", 2), ("half", 8), ("hidden", 20), ("B", 37)]),
+        ("geo_softmax", &[("d", 8), ("N", 35)]),
+        ("geo_attention", &[("d", 8), ("w", 5), ("N", 35)]),
+        ("mmd2", &[("d", 6), ("N", 35), ("M", 40)]),
+    ];
+    for (name, sizes) in programs {
+        check(&load(name), sizes, name);
     }
 }
