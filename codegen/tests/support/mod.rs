@@ -96,7 +96,7 @@ pub fn assert_same(found: &[Scalar], expected: &[Scalar], what: &str) {
 
 /// A kernel compiled by one of the back ends for this processor.
 pub enum Image {
-    Cranelift(cpu::Image),
+    Cranelift(Box<cpu::Image>),
     #[cfg(feature = "ptx")]
     Llvm(llvm::Image),
     /// With half of the widest registers.
@@ -132,8 +132,9 @@ pub fn compile(func: &Func) -> Vec<Image> {
     let fail = |errors: Diagnostics| -> ! { panic!("{errors}") };
     #[cfg(feature = "ptx")]
     let narrow = llvm::Options { max_vector_bits: Some(256), ..Default::default() };
+    let cranelift = cpu::jit(kernels, cpu::Options::default()).unwrap_or_else(|errors| fail(errors));
     vec![
-        Image::Cranelift(cpu::jit(kernels, cpu::Options::default()).unwrap_or_else(|errors| fail(errors))),
+        Image::Cranelift(Box::new(cranelift)),
         #[cfg(feature = "ptx")]
         Image::Llvm(llvm::jit(kernels, llvm::Options::default()).unwrap_or_else(|errors| fail(errors))),
         #[cfg(feature = "ptx")]

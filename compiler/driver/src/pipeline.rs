@@ -355,7 +355,7 @@ pub(crate) fn emit(
         Target::CpuLlvm => {
             Code::Llvm(llvm::jit(&program.kernels, llvm::Options { listings, ..Default::default() })?)
         }
-        _ => Code::Cranelift(cpu::jit(&program.kernels, cpu::Options { listings })?),
+        _ => Code::Cranelift(Box::new(cpu::jit(&program.kernels, cpu::Options { listings })?)),
     };
     stages.listings = code.listings().to_vec();
     let pool = options.pool.clone().unwrap_or_default();
