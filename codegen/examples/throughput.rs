@@ -88,7 +88,7 @@ fn project(tokens: u32, outputs: u32, width: u32) -> Func {
 fn listing(image: &Image) {
     if std::env::args().nth(1).is_some_and(|arg| image.listings().iter().any(|listing| listing.name == arg)) {
         for listing in image.listings() {
-            println!("{}\n{}", listing.clif, listing.asm);
+            println!("{}\n{}", listing.ir, listing.asm);
         }
     }
 }

@@ -1,11 +1,10 @@
-//! Tells the `birkhoff` command where the shared library of MLIR is, if it is built with the feature `ptx`: LLVM's own folder is
-//! none that the system searches. What `cargo` runs itself finds it anyway.
+//! Tells the `birkhoff` command, and the worker of benchmarks, where the shared library of MLIR is, if they are built with the
+//! feature `ptx`: LLVM's own folder is none that the system searches. What `cargo` runs itself finds it anyway.
 
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LLVM_CONFIG_19");
-    println!("cargo:rerun-if-changed=build.rs");
     if std::env::var_os("CARGO_FEATURE_PTX").is_none() {
         return;
     }

@@ -30,14 +30,16 @@ fn check(spec: &Spec, sizes: &[(&str, i64)], what: &str) {
         let arrays: Vec<Array> = random
             .iter()
             .map(|buffer| {
-                let values: Vec<_> = scalars(&buffer.view()).collect();
+                let view = buffer.view();
+                let values: Vec<_> = scalars(&view).collect();
                 Array::from_scalars(buffer.dtype(), buffer.shape(), &values).expect("an array of that shape")
             })
             .collect();
         let env: SizeEnv = outputs.report().sizes.clone();
         let expected = plan::eval::run(program, &env, &arrays).unwrap_or_else(|errors| panic!("{errors:?}"));
         for ((name, found), expected) in outputs.iter().zip(&expected.outputs) {
-            let found = scalars(&found.view()).map(|value| value.as_f64().to_bits());
+            let view = found.view();
+            let found = scalars(&view).map(|value| value.as_f64().to_bits());
             let expected: Option<Vec<u64>> =
                 expected.scalars().map(|value| value.map(|value| value.as_f64().to_bits())).collect();
             let expected = expected.expect("every element of an output is written");
@@ -64,7 +66,16 @@ fn layers_and_their_gradients_are_what_their_kernels_say() {
 
 #[test]
 fn other_programs_are_what_their_kernels_say() {
-    for name in ["sinkhorn_log", "sinkhorn_tile", "ot_t", "realnvp", "geo_softmax", "geo_attention", "mmd2"] {
-        check(&load(name), &[], name);
+    let programs: [(&str, &[(&str, i64)]); 7] = [
+        ("sinkhorn_log", &[("n", 4), ("B", 70)]),
+        ("sinkhorn_tile", &[("n", 3), ("B", 37)]),
+        ("ot_t", &[("d", 5), ("N", 37), ("M", 50)]),
+        ("realnvp", &[("layers", 2), ("half", 8), ("hidden", 20), ("B", 37)]),
+        ("geo_softmax", &[("d", 8), ("N", 35)]),
+        ("geo_attention", &[("d", 8), ("w", 5), ("N", 35)]),
+        ("mmd2", &[("d", 6), ("N", 35), ("M", 40)]),
+    ];
+    for (name, sizes) in programs {
+        check(&load(name), sizes, name);
     }
 }

@@ -25,28 +25,25 @@ pub(super) struct Compiled {
     pub(super) listing: Option<Listing>,
 }
 
-/// Compiles the kernel at that position of a program.
+/// Compiles the kernel at that position of a program; `machine` is a code generator for `host`.
 ///
 /// Errors: what this back end cannot do, or a kernel that does not verify.
 pub(super) fn compile(
     func: &Func,
     kernel_idx: usize,
     host: &Host,
+    machine: &TargetMachine,
     listings: bool,
 ) -> Result<Compiled, Diagnostic> {
     let broken =
         |what: &str, error: String| Diagnostic::verify(format!("kernel `{}`: {what}: {error}", func.name));
     let context = Context::create();
-    let machine = host.machine()?;
     let module = module(&context, func, kernel_idx, host)?;
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
-    if cfg!(debug_assertions) {
-        module.verify().map_err(|error| broken("the LLVM IR does not verify", error.to_string()))?;
-    }
-    let passes = std::env::var("BIRKHOFF_PASSES").unwrap_or(PASSES.to_string());
+    module.verify().map_err(|error| broken("the LLVM IR does not verify", error.to_string()))?;
     module
-        .run_passes(&passes, &machine, PassBuilderOptions::create())
+        .run_passes(PASSES, machine, PassBuilderOptions::create())
         .map_err(|error| broken("LLVM's passes fail", error.to_string()))?;
     let code = |machine: &TargetMachine, file: FileType| {
         let buffer = machine.write_to_memory_buffer(&module, file);
@@ -62,5 +59,5 @@ pub(super) fn compile(
         let asm = String::from_utf8_lossy(asm.strip_suffix(&[0]).unwrap_or(&asm)).into_owned();
         listing = Some(Listing { name: func.name.to_string(), ir, asm });
     }
-    Ok(Compiled { object: code(&machine, FileType::Object)?, listing })
+    Ok(Compiled { object: code(machine, FileType::Object)?, listing })
 }

@@ -5,12 +5,17 @@ use inkwell::OptimizationLevel;
 use inkwell::targets::{CodeModel, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple};
 use std::sync::OnceLock;
 
+/// Bits of the widest vector registers that this back end knows.
+const WIDEST_BITS: u32 = 512;
+
 /// What LLVM calls this processor, and what it can do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Host {
     triple: String,
     name: String,
     features: String,
+    /// It has an instruction for maxima that orders zeros.
+    pub(super) has_range: bool,
     /// It reads and writes scattered elements about as fast as single ones.
     pub(super) has_scatter: bool,
     /// It converts between f16 and f32.
@@ -41,7 +46,7 @@ fn find() -> Result<Host, Diagnostic> {
     let features = TargetMachine::get_host_cpu_features().to_string();
     let has = |feature: &str| features.split(',').any(|known| known.strip_prefix('+') == Some(feature));
     let (vector_bits, n_registers) = if has("avx512f") && has("avx512vl") {
-        (512, 32)
+        (WIDEST_BITS, 32)
     } else if has("avx2") && has("fma") {
         (256, 16)
     } else if cfg!(target_arch = "aarch64") {
@@ -50,11 +55,23 @@ fn find() -> Result<Host, Diagnostic> {
         (128, 16)
     };
     let has_f16 = has("f16c") || cfg!(target_arch = "aarch64");
-    let has_scatter = vector_bits == 512;
-    Ok(Host { triple, name, features, has_scatter, has_f16, vector_bits, n_registers })
+    let has_scatter = vector_bits == WIDEST_BITS;
+    let has_range = has_scatter && has("avx512dq");
+    Ok(Host { triple, name, features, has_range, has_scatter, has_f16, vector_bits, n_registers })
 }
 
 impl Host {
+    /// This machine without vector registers of more than `max_bits`.
+    pub(super) fn within(&self, max_bits: Option<u32>) -> Host {
+        let mut host = self.clone();
+        if max_bits.is_some_and(|most| most < WIDEST_BITS) && self.vector_bits == WIDEST_BITS {
+            host.features += ",-avx512f";
+            (host.vector_bits, host.n_registers) = (WIDEST_BITS / 2, 16);
+            (host.has_range, host.has_scatter) = (false, false);
+        }
+        host
+    }
+
     /// A code generator. They are not shared between threads.
     ///
     /// Errors: LLVM knows no such machine.

@@ -25,6 +25,8 @@ use std::ptr;
 pub struct Options {
     /// Keep LLVM IR and assembly of every kernel as text (for `inspect`).
     pub listings: bool,
+    /// Do without vector registers of more bits; without this, use all there are.
+    pub max_vector_bits: Option<u32>,
 }
 
 /// Compiled kernels; the code lives as long as the image.
@@ -66,17 +68,22 @@ struct Job<'a> {
 ///
 /// Errors: a host that LLVM does not know, and for each kernel what the back end cannot do.
 pub fn jit(kernels: &[kernel::Func], options: Options) -> Result<Image, Diagnostics> {
-    let host = host()?;
+    let host = host()?.within(options.max_vector_bits);
     let nothing = || Err(Diagnostic::verify("a kernel was not compiled"));
     let jobs = kernels.iter().enumerate();
     let mut jobs: Vec<Job<'_>> =
         jobs.map(|(kernel_idx, func)| Job { func, kernel_idx, compiled: nothing() }).collect();
+    // Code generators take a while to make, and are not shared between threads.
+    let size = |job: &Job<'_>| job.func.vars.len();
     largest_first(
         &mut jobs,
-        |job| job.func.vars.len(),
-        || (),
-        |job, ()| {
-            job.compiled = compile(job.func, job.kernel_idx, host, options.listings);
+        size,
+        || host.machine(),
+        |job, machine| {
+            job.compiled = match machine {
+                Ok(machine) => compile(job.func, job.kernel_idx, &host, machine, options.listings),
+                Err(error) => Err(error.clone()),
+            };
         },
     );
     let linker = Linker::new()?;

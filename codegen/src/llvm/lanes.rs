@@ -227,14 +227,14 @@ impl<'a, 'c> Emitter<'a, 'c> {
             let align = dtype.size_bytes() as u32;
             let mut total = self.b.load(self.ty(dtype, width), reduction.partials, align);
             let mut half = width / 2;
-            while half > 0 {
+            while half > 1 {
                 let low = self.b.shuffle(total, total, 0..half);
                 let high = self.b.shuffle(total, total, half..2 * half);
                 total = self.number_op(op, dtype, half, &[low, high])?;
                 half /= 2;
             }
-            // The halves of two lanes are vectors of one element.
-            let total = self.b.extract(total, 0);
+            let total =
+                self.number_op(op, dtype, 1, &[self.b.extract(total, 0), self.b.extract(total, 1)])?;
             let before = self.load_target(target)?;
             let before = self.as_scalar(before, dtype)?;
             let after = self.number_op(op, dtype, 1, &[before, total])?;

@@ -7,12 +7,13 @@
 //! One kernel becomes one module with two functions (`function`): an entry of that convention, and a body that gets every
 //! memory as an argument, so that LLVM knows them to be apart. `emit` walks statements, `lanes` lane loops and reductions,
 //! `address` writes addresses, `regs` keeps register arrays in values, `memory` and `half` convert storage types, `scalar`
-//! names operations, `build` is LLVM's C API. `compile` is the way from a module to an object file, `jit` links objects into
+//! and `bound` name operations, `build` is LLVM's C API. `compile` is the way from a module to an object file, `jit` links objects into
 //! this process, `host` finds out what the processor is.
 //! Deliberately absent: decisions. Order, widths, unrolling and placement stand in the kernel, floats have no flags that would
 //! let LLVM change a bit, and passes that unroll or vectorize do not run.
 
 mod address;
+mod bound;
 mod build;
 mod compile;
 mod emit;

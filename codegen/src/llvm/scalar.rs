@@ -125,7 +125,11 @@ impl<'c> Emitter<'_, 'c> {
         lanes: u32,
         args: &[Ssa<'c>],
     ) -> Result<Ssa<'c>, Diagnostic> {
-        if dtype.is_float() { self.float_op(op, args) } else { self.int_op(op, dtype, lanes, args) }
+        match op {
+            ScalarOp::Max | ScalarOp::Min if dtype.is_float() => Ok(self.bound(op, dtype, lanes, args)),
+            _ if dtype.is_float() => self.float_op(op, args),
+            _ => self.int_op(op, dtype, lanes, args),
+        }
     }
 
     fn float_op(&self, op: ScalarOp, args: &[Ssa<'c>]) -> Result<Ssa<'c>, Diagnostic> {
@@ -139,9 +143,6 @@ impl<'c> Emitter<'_, 'c> {
             ScalarOp::Sub => self.b.fsub(args[0], args[1]),
             ScalarOp::Mul => self.b.fmul(args[0], args[1]),
             ScalarOp::Div => self.b.fdiv(args[0], args[1]),
-            // Those that let NaN win and order the zeros.
-            ScalarOp::Max => self.b.intrinsic(c"llvm.maximum", &ty, args),
-            ScalarOp::Min => self.b.intrinsic(c"llvm.minimum", &ty, args),
             _ => return Err(self.unsupported(&format!("`{op}` on floats"))),
         })
     }
@@ -210,7 +211,7 @@ impl<'c> Emitter<'_, 'c> {
             !bound.is_nan() && !zero_wins
         });
         let Some((position, _)) = simple else {
-            return self.zip(args, |emitter, _, values| emitter.float_op(op, values));
+            return self.zip(args, |emitter, lanes, values| Ok(emitter.bound(op, args[0].1, lanes, values)));
         };
         let pair = [args[position], args[1 - position]];
         self.zip(&pair, |emitter, _, values| {

@@ -96,9 +96,12 @@ pub fn assert_same(found: &[Scalar], expected: &[Scalar], what: &str) {
 
 /// A kernel compiled by one of the back ends for this processor.
 pub enum Image {
-    Cranelift(cpu::Image),
+    Cranelift(Box<cpu::Image>),
     #[cfg(feature = "ptx")]
     Llvm(llvm::Image),
+    /// With half of the widest registers.
+    #[cfg(feature = "ptx")]
+    NarrowLlvm(llvm::Image),
 }
 
 impl Image {
@@ -108,6 +111,8 @@ impl Image {
             Image::Cranelift(_) => "Cranelift",
             #[cfg(feature = "ptx")]
             Image::Llvm(_) => "LLVM",
+            #[cfg(feature = "ptx")]
+            Image::NarrowLlvm(_) => "LLVM without the widest registers",
         }
     }
 
@@ -115,7 +120,7 @@ impl Image {
         let entry = match self {
             Image::Cranelift(image) => image.entry(0),
             #[cfg(feature = "ptx")]
-            Image::Llvm(image) => image.entry(0),
+            Image::Llvm(image) | Image::NarrowLlvm(image) => image.entry(0),
         };
         entry.expect("the kernel has code")
     }
@@ -125,10 +130,15 @@ impl Image {
 pub fn compile(func: &Func) -> Vec<Image> {
     let kernels = std::slice::from_ref(func);
     let fail = |errors: Diagnostics| -> ! { panic!("{errors}") };
+    #[cfg(feature = "ptx")]
+    let narrow = llvm::Options { max_vector_bits: Some(256), ..Default::default() };
+    let cranelift = cpu::jit(kernels, cpu::Options::default()).unwrap_or_else(|errors| fail(errors));
     vec![
-        Image::Cranelift(cpu::jit(kernels, cpu::Options::default()).unwrap_or_else(|errors| fail(errors))),
+        Image::Cranelift(Box::new(cranelift)),
         #[cfg(feature = "ptx")]
         Image::Llvm(llvm::jit(kernels, llvm::Options::default()).unwrap_or_else(|errors| fail(errors))),
+        #[cfg(feature = "ptx")]
+        Image::NarrowLlvm(llvm::jit(kernels, narrow).unwrap_or_else(|errors| fail(errors))),
     ]
 }
 

@@ -34,7 +34,7 @@ pub(crate) enum Engine {
 /// Machine code of this processor, as the runtime wants it.
 pub(crate) enum Code {
     /// Made by Cranelift.
-    Cranelift(cpu::Image),
+    Cranelift(Box<cpu::Image>),
     /// Made by LLVM.
     #[cfg(feature = "ptx")]
     Llvm(llvm::Image),

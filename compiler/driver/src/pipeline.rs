@@ -357,8 +357,10 @@ pub(crate) fn emit(
     let listings = options.listings;
     let code = match options.target {
         #[cfg(feature = "ptx")]
-        Target::CpuLlvm => Code::Llvm(llvm::jit(&program.kernels, llvm::Options { listings })?),
-        _ => Code::Cranelift(cpu::jit(&program.kernels, cpu::Options { listings })?),
+        Target::CpuLlvm => {
+            Code::Llvm(llvm::jit(&program.kernels, llvm::Options { listings, ..Default::default() })?)
+        }
+        _ => Code::Cranelift(Box::new(cpu::jit(&program.kernels, cpu::Options { listings })?)),
     };
     stages.listings = code.listings().to_vec();
     let pool = options.pool.clone().unwrap_or_default();
