@@ -6,6 +6,7 @@
 //! one by one, as the kernel IR orders them. Partials are combined by halves: those of different warps through shared memory,
 //! those of one warp by shuffles, so that all threads end with the same bits.
 
+use super::LaneMode;
 use super::build::{Builder, IntCompare, Ssa};
 use super::emit::{Emitter, Val};
 use super::hazard::{LaneFacts, Threads, meet_each_other, scratch_accesses};
@@ -94,6 +95,15 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         }
         let scope = self.scope.clone();
         let plan = self.lane_plan(inner, width, &scope);
+        let mode = match (plan.together, plan.whole) {
+            (true, _) => LaneMode::Together,
+            (false, true) => LaneMode::Own,
+            (false, false) => LaneMode::Apart,
+        };
+        let known = self.lane_modes.entry(inner.var).or_insert(mode);
+        if *known != mode {
+            *known = LaneMode::Mixed;
+        }
         let (start, end) = (self.index(&inner.start)?, self.index(&inner.end)?);
         let chunks = self.unrolled_chunks(&plan, start, end)?;
         self.scope.enter(inner.var, width);

@@ -13,6 +13,7 @@ pub mod price;
 pub mod program;
 pub mod tokens;
 pub mod value;
+pub mod widen;
 
 use crate::schedule::Target;
 use birkhoff_ir::diag::Diagnostic;

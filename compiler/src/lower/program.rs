@@ -2,7 +2,7 @@
 
 use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
-use crate::schedule::Target;
+use super::widen::widen;
 use crate::schedule::anchors;
 use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
@@ -11,6 +11,7 @@ use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
 use crate::schedule::products::{Product, large_product};
 use crate::schedule::stages::Stager;
 use crate::schedule::walk::Walk;
+use crate::schedule::{LaneKind, Target};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
@@ -51,6 +52,9 @@ pub fn build(module: &Module, func: FuncId, target: &Target) -> Result<Program, 
     let steps = builder.func(func, &inputs, &outputs)?;
     let mut program = builder.program;
     program.steps = steps;
+    if target.lanes == LaneKind::Threads {
+        program.kernels.iter_mut().for_each(widen);
+    }
     memory::assign_slots(&mut program);
     Ok(program)
 }

@@ -2,6 +2,7 @@
 
 use super::super::code::{Op, Place};
 use super::super::launch::Counts;
+use super::asked::Asked;
 use super::fault::{Fault, FaultKind, triple};
 use super::frame::Frames;
 use super::shared::Shared;
@@ -39,6 +40,7 @@ impl<'m> Block<'m> {
             pending: None,
             block: 0,
             epoch: 1,
+            asked: machine.options.warp_loads.then(Asked::default),
             clocks: vec![[0; WARP]; n_threads],
         };
         let n_values = n_threads * program.slots.len();
@@ -71,6 +73,7 @@ impl<'m> Block<'m> {
         let n_warps = self.threads.len().div_ceil(WARP);
         for idx in 0..n_warps {
             let warp = self.ordered(idx, n_warps);
+            self.memory.asked.iter_mut().for_each(Asked::meet);
             self.run_warp(warp)?;
         }
         Ok(())

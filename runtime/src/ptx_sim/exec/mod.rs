@@ -4,6 +4,7 @@
 //! model of independent threads: nothing promises more, so a kernel that relies on the lock step of a warp is found out.
 //! What threads may rely on (barriers, `bar.warp.sync`, shuffles) is in [`block`] and [`warp`].
 
+mod asked;
 pub(super) mod block;
 mod fault;
 mod frame;

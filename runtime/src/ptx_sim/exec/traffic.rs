@@ -6,6 +6,7 @@ use super::super::globals::{Spot, Touch};
 use super::super::launch::Counts;
 use super::super::num::float::{Mods, float2};
 use super::super::num::int::{int2, sign_extend};
+use super::asked::Asked;
 use super::fault::FaultKind;
 use super::frame::Frames;
 use super::shared::{Rival, Shared, Who};
@@ -24,6 +25,8 @@ pub(super) struct BlockMemory<'m> {
     /// The number of the block.
     pub(super) block: u64,
     pub(super) epoch: u32,
+    /// What warps load, if that is to be counted.
+    pub(super) asked: Option<Asked>,
     /// What each thread knows of the clocks of its warp.
     pub(super) clocks: Vec<[u32; WARP]>,
 }
@@ -136,6 +139,11 @@ impl BlockMemory<'_> {
                 if access.space != Space::Const {
                     self.counts.loaded_bytes += total as u64;
                     self.counts.global_loads += 1;
+                    if let Some(asked) = &mut self.asked
+                        && asked.is_new(thread, inst.place, address.wrapping_add_signed(access.offset))
+                    {
+                        self.counts.warp_loaded_bytes += total as u64;
+                    }
                 }
                 let touch = if access.read_only { Touch::ReadOnly } else { Touch::Read };
                 self.touch(spot, total, touch, "loads")?;
