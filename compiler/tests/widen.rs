@@ -218,7 +218,8 @@ fn private_registers_loops_and_lane_numbers_are_those_of_each_neighbour() {
               %v = load w[k,c]
               accum add sum[0], %v
             }
-            %number = mul %two, %c
+            %at = index c
+            %number = mul %two, %at
             store i[t0,c] = %number
             %s = load sum[0]
             store y[t0,c] = %s

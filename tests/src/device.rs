@@ -46,7 +46,11 @@ impl<'p> Device<'p> {
     /// Compiles the kernels and fills the inputs with small numbers.
     pub fn new(program: &'p Program, sizes: &SizeEnv) -> Device<'p> {
         let image = ptx::compile_program(program, &ptx::Options::default());
-        let image = image.unwrap_or_else(|errors| panic!("{errors}"));
+        Device::with_image(program, sizes, image.unwrap_or_else(|errors| panic!("{errors}")))
+    }
+
+    /// Fills the inputs, for kernels that were compiled before.
+    pub fn with_image(program: &'p Program, sizes: &SizeEnv, image: Image) -> Device<'p> {
         let mut memory = Memory::new();
         let mut homes = vec![];
         for buffer in &program.buffers {
@@ -109,7 +113,7 @@ impl<'p> Device<'p> {
         }
         let launch =
             Launch { grid: [size.blocks, 1, 1], block: [info.threads, 1, 1], dynamic_shared_bytes: 0 };
-        let options = ptx_sim::Options { warp_loads: true, orders: Orders::Forward, ..Default::default() };
+        let options = ptx_sim::Options { block_loads: true, orders: Orders::Forward, ..Default::default() };
         let entry = module.entry(&info.entry).map_err(|error| format!("{error:?}"))?;
         let counts = entry.run_with(&options, &launch, &packed, &mut self.memory);
         self.launches.push((kernel, counts.map_err(|error| format!("{error:?}"))?));

@@ -31,7 +31,7 @@ pub(super) struct Emitter<'a, 'c, 'm> {
     pub(super) func: &'a kernel::Func,
     pub(super) b: Builder<'c, 'm>,
     pub(super) layout: &'a Layout,
-    pub(super) limits: Limits,
+    pub(super) limits: Limits<'a>,
     /// The pointers of the parameters.
     pub(super) params: Vec<Ssa<'c, 'm>>,
     sizes: BTreeMap<Sym, Ssa<'c, 'm>>,
@@ -70,7 +70,7 @@ pub(super) struct Entry<'c, 'm> {
 pub(super) fn emit(
     func: &kernel::Func,
     layout: &Layout,
-    limits: Limits,
+    limits: Limits<'_>,
     entry: Entry<'_, '_>,
 ) -> Result<BTreeMap<Var, LaneMode>, Diagnostic> {
     let Entry { mut builder, args, shared } = entry;

@@ -79,7 +79,7 @@ pub struct ParamEntry {
 pub struct ByteEntry {
     /// Each element once.
     pub edge: u64,
-    /// What warps load and threads store: an element that several threads of a warp load by one instruction counts once.
+    /// What blocks load and store: an element that several threads of a block load by one instruction counts once.
     pub issued: u64,
     /// Of these kinds, those of the workspace, which caches may hold.
     pub workspace: u64,

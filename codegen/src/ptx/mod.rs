@@ -120,15 +120,13 @@ pub struct KernelInfo {
     pub lane_loops: BTreeMap<Var, LaneMode>,
 }
 
-/// Which threads run a lane loop.
+/// How threads run a lane loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LaneMode {
-    /// All run the chunks together, those beyond the lanes along with them; then all run the remaining iterations.
+    /// The chunks together, then the remaining iterations one by one.
     Together,
-    /// Each runs the iterations of its lane; threads beyond the lanes go along.
+    /// Each thread the iterations of its lane, the remaining ones among them.
     Apart,
-    /// Each runs the iterations of its lane; threads beyond the lanes skip the loop.
-    Own,
     /// Now this, now that: an unrolled loop around it makes a difference.
     Mixed,
 }
@@ -144,9 +142,11 @@ pub struct LaunchSize {
 
 /// What emission may count on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Limits {
+struct Limits<'k> {
     /// Threads of a block.
     threads: u32,
+    /// What the address of each parameter is a multiple of.
+    align_bytes: &'k [u64],
 }
 
 fn unsupported(func: &Func, what: &str) -> Diagnostic {

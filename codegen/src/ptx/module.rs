@@ -187,6 +187,8 @@ fn function<'c, 'm>(
         named("function_type", TypeAttribute::new(signature).into()),
         named("nvvm.kernel", Attribute::unit(context)),
         named("nvvm.reqntid", parsed(&format!("array<i32: {}>", info.threads))?),
+        // One block at a time suffices: registers are not to be spilled for the sake of more.
+        named("nvvm.minctasm", parsed("1 : i32")?),
         named("arg_attrs", parsed(&argument_attributes(func, info))?),
     ];
     let region = Region::new();
@@ -208,7 +210,7 @@ fn function<'c, 'm>(
     let args = args.map_err(|error| Diagnostic::verify(error.to_string()))?;
     let shared = (info.shared_bytes > 0).then(|| shared_name(info));
     let entry = Entry { builder: Builder::new(context, entry), args, shared };
-    emit(func, layout, Limits { threads: info.threads }, entry)
+    emit(func, layout, Limits { threads: info.threads, align_bytes: &info.align_bytes }, entry)
 }
 
 /// What is known of each argument: no two parameters overlap, and most are only read or only written.

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod nest;
 pub mod price;
 pub mod program;
+pub mod stage_loads;
 pub mod tokens;
 pub mod value;
 pub mod widen;

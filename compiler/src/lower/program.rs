@@ -2,6 +2,7 @@
 
 use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
+use super::stage_loads::load_in_stages;
 use super::widen::widen;
 use crate::schedule::anchors;
 use crate::schedule::axes::Axes;
@@ -53,7 +54,10 @@ pub fn build(module: &Module, func: FuncId, target: &Target) -> Result<Program, 
     let mut program = builder.program;
     program.steps = steps;
     if target.lanes == LaneKind::Threads {
-        program.kernels.iter_mut().for_each(widen);
+        for kernel in &mut program.kernels {
+            load_in_stages(kernel);
+            widen(kernel);
+        }
     }
     memory::assign_slots(&mut program);
     Ok(program)

@@ -40,7 +40,7 @@ impl<'m> Block<'m> {
             pending: None,
             block: 0,
             epoch: 1,
-            asked: machine.options.warp_loads.then(Asked::default),
+            asked: machine.options.block_loads.then(Asked::default),
             clocks: vec![[0; WARP]; n_threads],
         };
         let n_values = n_threads * program.slots.len();
@@ -71,9 +71,9 @@ impl<'m> Block<'m> {
     /// Runs all warps to the next barrier of the block.
     fn run_interval(&mut self) -> Result<(), Box<Fault>> {
         let n_warps = self.threads.len().div_ceil(WARP);
+        self.memory.asked.iter_mut().for_each(Asked::meet);
         for idx in 0..n_warps {
             let warp = self.ordered(idx, n_warps);
-            self.memory.asked.iter_mut().for_each(Asked::meet);
             self.run_warp(warp)?;
         }
         Ok(())

@@ -25,7 +25,7 @@ pub(super) struct BlockMemory<'m> {
     /// The number of the block.
     pub(super) block: u64,
     pub(super) epoch: u32,
-    /// What warps load, if that is to be counted.
+    /// What the block loads, if that is to be counted.
     pub(super) asked: Option<Asked>,
     /// What each thread knows of the clocks of its warp.
     pub(super) clocks: Vec<[u32; WARP]>,
@@ -142,7 +142,7 @@ impl BlockMemory<'_> {
                     if let Some(asked) = &mut self.asked
                         && asked.is_new(thread, inst.place, address.wrapping_add_signed(access.offset))
                     {
-                        self.counts.warp_loaded_bytes += total as u64;
+                        self.counts.block_loaded_bytes += total as u64;
                     }
                 }
                 let touch = if access.read_only { Touch::ReadOnly } else { Touch::Read };
