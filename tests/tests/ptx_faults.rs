@@ -83,7 +83,9 @@ fn a_bound_that_is_off_by_one_is_found() {
         format!("{line}\n\tadd.s64 {count}, {count}, 1;")
     });
     for error in found(errors) {
-        assert!(error.contains("which has"), "found {error:?}");
+        // Beyond the array, or what another block writes.
+        let is_told = error.contains("which has") || error.contains("another block of the launch");
+        assert!(is_told, "found {error:?}");
     }
 }
 
