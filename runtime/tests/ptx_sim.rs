@@ -98,20 +98,20 @@ const SHARED_PLACE: &str = "
 ";
 
 #[test]
-fn what_a_warp_loads_from_one_place_counts_once() {
+fn what_a_block_loads_from_one_place_counts_once() {
     let module = Module::parse(SHARED_PLACE).expect("legal");
     let mut memory = Memory::new();
     let data = memory.add("data", &floats(96)).expect("fits");
     let launch = Launch { grid: [2, 1, 1], block: [96, 1, 1], dynamic_shared_bytes: 0 };
-    let mut run = |warp_loads: bool| {
-        let options = Options { warp_loads, ..Options::default() };
+    let mut run = |block_loads: bool| {
+        let options = Options { block_loads, ..Options::default() };
         let entry = module.entry("load").expect("there");
         entry.run_with(&options, &launch, &[Arg::Buffer(data)], &mut memory).expect("runs")
     };
-    // Two blocks of three warps: four bytes a warp, and four a thread.
+    // Two blocks: four bytes a block, and four a thread.
     let counts = run(true);
-    assert_eq!((counts.loaded_bytes, counts.warp_loaded_bytes), (2 * 96 * 8, 2 * (3 * 4 + 96 * 4)));
-    assert_eq!(run(false).warp_loaded_bytes, 0);
+    assert_eq!((counts.loaded_bytes, counts.block_loaded_bytes), (2 * 96 * 8, 2 * (4 + 96 * 4)));
+    assert_eq!(run(false).block_loaded_bytes, 0);
 }
 
 #[test]

@@ -2,4 +2,6 @@
 //!
 //! In: the files of `tests/`. Out: what the tests compare. Deliberately absent: anything that a test of one crate could do.
 
+#[cfg(feature = "ptx")]
+pub mod device;
 pub mod golden;

@@ -3,12 +3,12 @@
 //! In: a verified [`kernel::Func`]. Out: an `llvm.func` in a `gpu.module`. One block of threads computes a tile after the other;
 //! all threads run what is outside lane loops, and a lane of a chunk is a thread. See the module's text for the mapping.
 
-use super::Limits;
 use super::build::{Builder, IntCompare, Ssa};
 use super::hazard::{Access, Pending};
 use super::lanes::Lanes;
 use super::layout::{ALIGN_BYTES, Layout};
 use super::regs::RegArray;
+use super::{LaneMode, Limits};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
@@ -31,7 +31,7 @@ pub(super) struct Emitter<'a, 'c, 'm> {
     pub(super) func: &'a kernel::Func,
     pub(super) b: Builder<'c, 'm>,
     pub(super) layout: &'a Layout,
-    pub(super) limits: Limits,
+    pub(super) limits: Limits<'a>,
     /// The pointers of the parameters.
     pub(super) params: Vec<Ssa<'c, 'm>>,
     sizes: BTreeMap<Sym, Ssa<'c, 'm>>,
@@ -51,6 +51,8 @@ pub(super) struct Emitter<'a, 'c, 'm> {
     pub(super) lanes: Option<Lanes<'a, 'c, 'm>>,
     /// Accesses since the last barrier; `None` where control is not uniform, so that there can be no barrier.
     pub(super) pending: Option<Pending>,
+    /// How the lane loops so far were mapped.
+    pub(super) lane_modes: BTreeMap<Var, LaneMode>,
 }
 
 /// The first block of the function and what stands in it.
@@ -62,15 +64,15 @@ pub(super) struct Entry<'c, 'm> {
     pub(super) shared: Option<String>,
 }
 
-/// Emits the body of `func` into its entry block.
+/// Emits the body of `func` into its entry block; gives how each lane loop is mapped.
 ///
 /// Errors: what this back end cannot do.
 pub(super) fn emit(
     func: &kernel::Func,
     layout: &Layout,
-    limits: Limits,
+    limits: Limits<'_>,
     entry: Entry<'_, '_>,
-) -> Result<(), Diagnostic> {
+) -> Result<BTreeMap<Var, LaneMode>, Diagnostic> {
     let Entry { mut builder, args, shared } = entry;
     let thread = builder.thread_id();
     let zero = builder.i64(0);
@@ -94,13 +96,14 @@ pub(super) fn emit(
         scope: LaneScope::new(func),
         lanes: None,
         pending: Some(Pending::default()),
+        lane_modes: BTreeMap::new(),
     };
     if let Some(workspace) = workspace.first() {
         emitter.place_workspace(*workspace);
     }
     emitter.tiles()?;
     emitter.b.end();
-    Ok(())
+    Ok(emitter.lane_modes)
 }
 
 impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {

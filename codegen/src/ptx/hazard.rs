@@ -27,7 +27,10 @@ pub(super) enum Threads {
 pub(super) struct Share {
     axis: usize,
     width: u32,
-    /// The index along that axis, without the lane variable; nothing in it changes while a tile is computed.
+    /// Neighbouring elements that a lane takes.
+    neighbours: i64,
+    /// The index along that axis, without the lane variable; nothing in it changes while a tile is computed. A constant in it
+    /// counts lanes.
     rest: Index,
     /// The first value of the lane variable.
     start: Index,
@@ -46,7 +49,7 @@ pub(super) const SCRATCH: Mem = Mem::Local(LocalId(u32::MAX));
 
 /// What a lane reduction does there.
 pub(super) fn scratch_accesses(width: u32) -> [Access; 2] {
-    let share = Share { axis: 0, width, rest: Index::default(), start: Index::default() };
+    let share = Share { axis: 0, width, neighbours: 1, rest: Index::default(), start: Index::default() };
     [
         Access { mem: SCRATCH, writes: true, threads: Threads::Lanes(vec![share]) },
         Access { mem: SCRATCH, writes: false, threads: Threads::All },
@@ -206,16 +209,17 @@ impl<'a> Emitter<'a, '_, '_> {
         }
         let mut shares = vec![];
         for (axis, index) in index.iter().enumerate() {
-            if !index.coeff(inner.var).is_const(1) {
+            let Some(neighbours) = index.coeff(inner.var).as_const().filter(|coeff| *coeff > 0) else {
                 continue;
-            }
+            };
             let mut rest = resolve(index, |var| if var == inner.var { Some(0) } else { self.known(var) });
-            // Elements a multiple of the width apart belong to one thread.
+            // Neighbours belong to one thread, and so do elements a multiple of the chunk apart.
             if let Some(offset) = rest.offset.as_const() {
-                rest.offset = offset.rem_euclid(i64::from(width)).into();
+                let chunk = neighbours.saturating_mul(i64::from(width));
+                rest.offset = (offset.rem_euclid(chunk) / neighbours).into();
             }
             if is_fixed(&rest) {
-                shares.push(Share { axis, width, rest, start: start.clone() });
+                shares.push(Share { axis, width, neighbours, rest, start: start.clone() });
             }
         }
         shares

@@ -6,9 +6,10 @@
 //! one by one, as the kernel IR orders them. Partials are combined by halves: those of different warps through shared memory,
 //! those of one warp by shuffles, so that all threads end with the same bits.
 
+use super::LaneMode;
 use super::build::{Builder, IntCompare, Ssa};
 use super::emit::{Emitter, Val};
-use super::hazard::{LaneFacts, Threads, meet_each_other, scratch_accesses};
+use super::hazard::{Access, LaneFacts, Threads, meet_each_other, scratch_accesses};
 use super::layout::SCRATCH_BATCH;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
@@ -56,6 +57,8 @@ pub(super) struct LanePlan {
     together: bool,
     /// Threads that are no lanes skip the loop.
     whole: bool,
+    /// They skip the chunks of a loop that all run together, and have its sums from the others.
+    skips_chunks: bool,
 }
 
 /// `index` with the variables that `known` knows replaced.
@@ -74,17 +77,22 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     /// How a lane loop is mapped; `scope` is that before the loop.
     pub(super) fn lane_plan(&self, inner: &'a For, width: u32, scope: &LaneScope) -> LanePlan {
         let mut facts = self.lane_facts(inner, width, scope);
-        let mut together =
-            facts.has_reductions || facts.writes_uniform_regs || meet_each_other(&facts.accesses);
+        let meets = meet_each_other(&facts.accesses);
+        let mut together = facts.has_reductions || facts.writes_uniform_regs || meets;
         let whole = !together && !facts.writes_lane_arrays;
-        if width < self.limits.threads && !whole {
+        // Sums of more than a warp of lanes go through shared memory, from where every thread has them.
+        let skips_chunks = facts.has_reductions
+            && !(facts.writes_uniform_regs || meets || facts.writes_lane_arrays)
+            && width > WARP
+            && width < self.limits.threads;
+        if width < self.limits.threads && !whole && !skips_chunks {
             // Threads beyond the lanes compute along: their loads are not shared out.
             for access in facts.accesses.iter_mut().filter(|access| !access.writes) {
                 access.threads = Threads::All;
             }
             together |= meet_each_other(&facts.accesses);
         }
-        LanePlan { facts, together, whole }
+        LanePlan { facts, together, whole, skips_chunks }
     }
 
     /// Emits a loop over lanes.
@@ -94,6 +102,11 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         }
         let scope = self.scope.clone();
         let plan = self.lane_plan(inner, width, &scope);
+        let mode = if plan.together { LaneMode::Together } else { LaneMode::Apart };
+        let known = self.lane_modes.entry(inner.var).or_insert(mode);
+        if *known != mode {
+            *known = LaneMode::Mixed;
+        }
         let (start, end) = (self.index(&inner.start)?, self.index(&inner.end)?);
         let chunks = self.unrolled_chunks(&plan, start, end)?;
         self.scope.enter(inner.var, width);
@@ -105,7 +118,13 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let inside = if plan.whole { None } else { guard };
         self.lanes = Some(Lanes { inner, width, base: None, guard: inside, reductions: vec![] });
         let result = if plan.together {
-            self.lanes_together(inner, (start, end), chunks)
+            self.lanes_together(
+                inner,
+                (start, end),
+                chunks,
+                guard.filter(|_| plan.skips_chunks),
+                &plan.facts.accesses,
+            )
         } else {
             self.meet(&plan.facts.accesses);
             let pending = self.pending.take();
@@ -220,6 +239,8 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         inner: &'a For,
         (start, end): (Val<'c, 'm>, Val<'c, 'm>),
         chunks: Option<std::ops::Range<i64>>,
+        guard: Option<Ssa<'c, 'm>>,
+        accesses: &[Access],
     ) -> Result<(), Diagnostic> {
         let width = self.lanes.as_ref().map_or(1, |lanes| lanes.width);
         let step = i64::from(width);
@@ -231,8 +252,41 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         if let Some(lanes) = &mut self.lanes {
             lanes.reductions = reductions.clone();
         }
-        let lane = self.lane(width);
         let middle = self.split_range(start, end, step);
+        match guard {
+            None => self.full_chunks(inner, (start, middle), chunks, accesses)?,
+            Some(guard) => {
+                self.meet(accesses);
+                let pending = self.pending.take();
+                let done = Builder::conditional(
+                    self,
+                    |this| &mut this.b,
+                    guard,
+                    |this| this.full_chunks(inner, (start, middle), chunks, accesses),
+                );
+                self.pending = pending;
+                done?;
+            }
+        }
+        let lanes = self.lanes.take();
+        self.scope.leave();
+        self.finish_reductions(&reductions, width)?;
+        self.remaining(inner, (middle, end))?;
+        self.lanes = lanes;
+        Ok(())
+    }
+
+    /// The chunks of a loop that all lanes run together.
+    fn full_chunks(
+        &mut self,
+        inner: &'a For,
+        (start, middle): (Val<'c, 'm>, Val<'c, 'm>),
+        chunks: Option<std::ops::Range<i64>>,
+        accesses: &[Access],
+    ) -> Result<(), Diagnostic> {
+        let width = self.lanes.as_ref().map_or(1, |lanes| lanes.width);
+        let step = i64::from(width);
+        let lane = self.lane(width);
         if let Some(range) = &chunks {
             let full = range.end - (range.end - range.start) % step;
             for base in (range.start..full).step_by(width as usize) {
@@ -242,31 +296,24 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
                 self.bind(inner.var, Val::Ssa(var));
                 self.block(&inner.body)?;
             }
-        } else {
-            let facts = self.lane_plan(inner, width, &self.scope.clone()).facts;
-            let (first, last) = (self.ssa(start, DType::I64), self.ssa(middle, DType::I64));
-            let step = self.b.i64(step);
-            self.repeated(&facts.accesses, |this| {
-                Builder::counted_loop(
-                    this,
-                    |this| &mut this.b,
-                    (first, last, step),
-                    |this, base| {
-                        let var = this.b.add(base, lane);
-                        this.bind(inner.var, Val::Ssa(var));
-                        this.block(&inner.body)?;
-                        this.close_repeated(&facts.accesses);
-                        Ok(())
-                    },
-                )
-            })?;
+            return Ok(());
         }
-        let lanes = self.lanes.take();
-        self.scope.leave();
-        self.finish_reductions(&reductions, width)?;
-        self.remaining(inner, (middle, end))?;
-        self.lanes = lanes;
-        Ok(())
+        let (first, last) = (self.ssa(start, DType::I64), self.ssa(middle, DType::I64));
+        let step = self.b.i64(step);
+        self.repeated(accesses, |this| {
+            Builder::counted_loop(
+                this,
+                |this| &mut this.b,
+                (first, last, step),
+                |this, base| {
+                    let var = this.b.add(base, lane);
+                    this.bind(inner.var, Val::Ssa(var));
+                    this.block(&inner.body)?;
+                    this.close_repeated(accesses);
+                    Ok(())
+                },
+            )
+        })
     }
 
     /// Where the full chunks end: `start + len - len % width`.

@@ -1,12 +1,12 @@
 //! What a compiled program consists of, to be written beside its PTX.
 
+use super::traffic::{Moved, predict};
 use super::{Image, Options};
 use crate::table;
 pub use crate::table::{AxisEntry, BufferEntry, SizeEntry};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel::{Access, Func};
-use birkhoff_ir::plan::traffic::{KernelTraffic, predict};
 use birkhoff_ir::plan::{Program, Step};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -79,8 +79,10 @@ pub struct ParamEntry {
 pub struct ByteEntry {
     /// Each element once.
     pub edge: u64,
-    /// Every load and store of the kernel's text.
+    /// What blocks load and store: an element that several threads of a block load by one instruction counts once.
     pub issued: u64,
+    /// Of these kinds, those of the workspace, which caches may hold.
+    pub workspace: u64,
 }
 
 /// One step of the plan.
@@ -125,8 +127,9 @@ pub fn manifest(
     options: &Options,
     sizes: &SizeEnv,
 ) -> Result<Manifest, Diagnostic> {
-    let traffic = predict(program, sizes)?;
-    let kernels = program.kernels.iter().zip(&image.kernels).zip(&traffic);
+    let kernels = program.kernels.iter().zip(&image.kernels);
+    let kernels: Result<Vec<KernelEntry>, Diagnostic> =
+        kernels.map(|(func, info)| Ok(kernel(func, info, &predict(func, info, sizes)?))).collect();
     Ok(Manifest {
         birkhoff: env!("CARGO_PKG_VERSION").to_string(),
         program: program.name.to_string(),
@@ -134,14 +137,14 @@ pub fn manifest(
         sizes: table::sizes(program),
         buffers: table::buffers(program),
         slots: program.slots.iter().map(|slot| table::shape(slot)).collect(),
-        kernels: kernels.map(|((func, info), traffic)| kernel(func, info, traffic)).collect(),
+        kernels: kernels?,
         steps: steps(&program.steps)?,
         bytes_at: sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect(),
     })
 }
 
-fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> KernelEntry {
-    let arrays = func.params.iter().map(|param| ParamEntry {
+fn kernel(func: &Func, info: &super::KernelInfo, moved: &Moved) -> KernelEntry {
+    let arrays = func.params.iter().zip(&info.align_bytes).map(|(param, align_bytes)| ParamEntry {
         name: param.name.to_string(),
         kind: "pointer".to_string(),
         dtype: param.dtype.to_string(),
@@ -152,7 +155,7 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
             Access::ReadWrite => "read_write",
         }
         .to_string(),
-        align_bytes: param.dtype.size_bytes(),
+        align_bytes: *align_bytes,
     });
     let sizes = func.sizes.iter().map(|name| ParamEntry {
         name: name.to_string(),
@@ -172,7 +175,6 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
     });
     let blocks: Vec<String> =
         func.grid.iter().map(|axis| format!("ceil(({}) / {})", axis.extent, axis.tile)).collect();
-    let moved = &traffic.per_launch;
     KernelEntry {
         name: func.name.to_string(),
         entry: info.entry.clone(),
@@ -182,7 +184,11 @@ fn kernel(func: &Func, info: &super::KernelInfo, traffic: &KernelTraffic) -> Ker
         block: [info.threads, 1, 1],
         shared_bytes: info.shared_bytes,
         workspace_bytes: table::shape(&info.workspace),
-        bytes: ByteEntry { edge: moved.edge_bytes(), issued: moved.issued_bytes() },
+        bytes: ByteEntry {
+            edge: moved.params.edge_bytes(),
+            issued: moved.params.issued_bytes(),
+            workspace: moved.workspace_read.saturating_add(moved.workspace_written),
+        },
     }
 }
 

@@ -6,12 +6,12 @@
 use super::build::{Builder, Ssa};
 use super::emit::{Emitter, Val};
 use super::hazard::Access;
-use super::layout::Home;
+use super::layout::{ALIGN_BYTES, Home};
 use super::regs::Slot;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
-use birkhoff_ir::kernel::{Index, Mem};
+use birkhoff_ir::kernel::{Index, Mem, Var};
 
 impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     /// Runs `emit` in the threads where `guard` holds.
@@ -32,8 +32,8 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             return self.read_register(&slot);
         }
         self.meet_at(mem, index, &[(false, false)]);
-        let pointer = self.address(mem, index)?;
-        Ok(self.load_element(mem, pointer))
+        let place = self.address(mem, index)?;
+        Ok(self.load_element(mem, place))
     }
 
     /// Stores an element, rounded.
@@ -49,8 +49,8 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         self.meet_at(mem, index, &[(true, false)]);
         let guard = self.writers(index);
         self.guarded(guard, |this| {
-            let pointer = this.address(mem, index)?;
-            this.store_element(mem, pointer, value);
+            let place = this.address(mem, index)?;
+            this.store_element(mem, place, value);
             Ok(())
         })
     }
@@ -70,10 +70,10 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         self.meet_at(mem, index, &[(false, true), (true, true)]);
         let guard = self.writers(index);
         self.guarded(guard, |this| {
-            let pointer = this.address(mem, index)?;
-            let before = this.load_element(mem, pointer);
+            let place = this.address(mem, index)?;
+            let before = this.load_element(mem, place);
             let after = change(this, before)?;
-            this.store_element(mem, pointer, after);
+            this.store_element(mem, place, after);
             Ok(())
         })
     }
@@ -107,8 +107,8 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
 
     // ---- addresses --------------------------------------------------------------------------------------------------
 
-    /// The address of an element.
-    fn address(&mut self, mem: Mem, index: &[Index]) -> Result<Ssa<'c, 'm>, Diagnostic> {
+    /// The address of an element, and what it is known to be a multiple of, in bytes: LLVM joins accesses by that.
+    fn address(&mut self, mem: Mem, index: &[Index]) -> Result<(Ssa<'c, 'm>, u64), Diagnostic> {
         let shape = self.func.mem_shape(mem);
         let mut linear = Index::default();
         let mut stride = Dim::constant(1);
@@ -117,14 +117,41 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             stride = stride.mul(extent);
         }
         let dtype = self.func.mem_dtype(mem);
+        let align = self.align_bytes(mem, &linear);
         let base = self.base(mem)?;
         let ty = self.b.storage_type(dtype);
         let place = self.index(&linear)?;
         if let Val::Const(birkhoff_ir::scalar::Scalar::Int(0)) = place {
-            return Ok(base);
+            return Ok((base, align));
         }
         let place = self.ssa(place, DType::I64);
-        Ok(self.b.offset(base, ty, place))
+        Ok((self.b.offset(base, ty, place), align))
+    }
+
+    /// What the address of the element at `linear` is a multiple of.
+    fn align_bytes(&self, mem: Mem, linear: &Index) -> u64 {
+        let size = self.func.mem_dtype(mem).size_bytes();
+        let mut align = match mem {
+            Mem::Param(id) => self.limits.align_bytes.get(id.0 as usize).copied().unwrap_or(size),
+            Mem::Local(_) => ALIGN_BYTES,
+        };
+        // Tiles start at multiples of their size.
+        let step = |var: &Var| {
+            let axis = self.func.grid.iter().find(|axis| axis.base == *var);
+            self.known(*var).or(axis.map(|axis| i64::from(axis.tile))).unwrap_or(1)
+        };
+        let is_multiple = |dim: &Dim, step: i64, align: u64| {
+            let bytes = |coeff: i64| coeff.wrapping_mul(step).unsigned_abs().wrapping_mul(size);
+            dim.terms().all(|(_, coeff)| bytes(coeff).is_multiple_of(align))
+        };
+        let holds = |align: u64| {
+            linear.terms.iter().all(|(var, coeff)| is_multiple(coeff, step(var), align))
+                && is_multiple(&linear.offset, 1, align)
+        };
+        while align > size && !holds(align) {
+            align /= 2;
+        }
+        align.max(size)
     }
 
     /// The first byte of a memory.
@@ -156,10 +183,10 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
 
     // ---- elements ---------------------------------------------------------------------------------------------------
 
-    fn load_element(&mut self, mem: Mem, pointer: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+    fn load_element(&mut self, mem: Mem, (pointer, align): (Ssa<'c, 'm>, u64)) -> Ssa<'c, 'm> {
         let dtype = self.func.mem_dtype(mem);
         let ty = self.b.storage_type(dtype);
-        let value = self.b.load(ty, pointer, dtype.size_bytes());
+        let value = self.b.load(ty, pointer, align);
         match dtype {
             DType::Bool => {
                 let zero = self.b.int_const(8, 0);
@@ -173,7 +200,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         }
     }
 
-    fn store_element(&mut self, mem: Mem, pointer: Ssa<'c, 'm>, value: Ssa<'c, 'm>) {
+    fn store_element(&mut self, mem: Mem, (pointer, align): (Ssa<'c, 'm>, u64), value: Ssa<'c, 'm>) {
         let dtype = self.func.mem_dtype(mem);
         let ty = self.b.storage_type(dtype);
         let value = match dtype {
@@ -181,7 +208,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             DType::Bf16 | DType::F16 => self.b.op("arith.truncf", &[value], ty),
             _ => value,
         };
-        self.b.store(value, pointer, dtype.size_bytes());
+        self.b.store(value, pointer, align);
     }
 
     /// An f32 rounded to the values of bf16 or f16.

@@ -27,17 +27,22 @@ mod memory;
 mod module;
 mod regs;
 mod scalar;
+pub mod traffic;
 mod translate;
 
 pub use layout::MAX_SHARED_BYTES;
-pub use module::compile;
+pub use module::{compile, compile_program};
 
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
-use birkhoff_ir::kernel::Func;
+use birkhoff_ir::kernel::{Func, Var};
+use std::collections::BTreeMap;
 
 /// Most threads of a block.
 pub const MAX_THREADS: u32 = 1024;
+
+/// What the address of every buffer of a program is a multiple of: the widest access.
+pub const BUFFER_ALIGN_BYTES: u64 = 16;
 
 /// A GPU architecture, such as `sm_90`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,6 +106,8 @@ pub struct KernelInfo {
     pub entry: String,
     /// Threads of a block, all along x.
     pub threads: u32,
+    /// What the address of each array parameter has to be a multiple of, in bytes.
+    pub align_bytes: Vec<u64>,
     /// Shared memory of a block, all static, in bytes.
     pub shared_bytes: u64,
     /// Bytes of the workspace that each block needs: the sum of these, each rounded up to a multiple of 16. If there are any, a
@@ -109,6 +116,19 @@ pub struct KernelInfo {
     /// Extent and tile of each batch axis. There is a tile for each combination of `ceil(extent / tile)` along every axis, and
     /// any number of blocks along x from 1 on computes them all.
     pub grid: Vec<(Dim, u32)>,
+    /// How each lane loop is mapped, by its variable.
+    pub lane_loops: BTreeMap<Var, LaneMode>,
+}
+
+/// How threads run a lane loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LaneMode {
+    /// The chunks together, then the remaining iterations one by one.
+    Together,
+    /// Each thread the iterations of its lane, the remaining ones among them.
+    Apart,
+    /// Now this, now that: an unrolled loop around it makes a difference.
+    Mixed,
 }
 
 /// What one launch takes.
@@ -122,9 +142,11 @@ pub struct LaunchSize {
 
 /// What emission may count on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Limits {
+struct Limits<'k> {
     /// Threads of a block.
     threads: u32,
+    /// What the address of each parameter is a multiple of.
+    align_bytes: &'k [u64],
 }
 
 fn unsupported(func: &Func, what: &str) -> Diagnostic {

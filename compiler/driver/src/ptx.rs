@@ -26,7 +26,7 @@ fn emit_options(options: &Options, listings: bool) -> Result<ptx::Options, Diagn
 /// Compiles the kernels of `program`, which takes its time.
 pub(crate) fn emit(program: &Program, options: &Options, stages: &mut Stages) -> Result<Image, Diagnostics> {
     let start = Instant::now();
-    let image = ptx::compile(&program.kernels, &emit_options(options, false)?)?;
+    let image = ptx::compile_program(program, &emit_options(options, false)?)?;
     stages.timings.push(("emit", start.elapsed()));
     Ok(image)
 }
@@ -48,7 +48,7 @@ pub(crate) fn compile(
 
 /// The text of a stage on the way to PTX.
 pub(crate) fn stage_text(program: &Program, options: &Options, stage: Stage) -> Result<String, Diagnostics> {
-    let image = ptx::compile(&program.kernels, &emit_options(options, true)?)?;
+    let image = ptx::compile_program(program, &emit_options(options, true)?)?;
     Ok(match stage {
         Stage::Mlir => image.mlir,
         Stage::Llvm => image.llvm,

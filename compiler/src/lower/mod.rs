@@ -11,8 +11,10 @@ pub mod memory;
 pub mod nest;
 pub mod price;
 pub mod program;
+pub mod stage_loads;
 pub mod tokens;
 pub mod value;
+pub mod widen;
 
 use crate::schedule::Target;
 use birkhoff_ir::diag::Diagnostic;

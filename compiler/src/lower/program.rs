@@ -2,6 +2,8 @@
 
 use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
+use super::stage_loads::load_in_stages;
+use super::widen::widen;
 use crate::schedule::anchors;
 use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
@@ -52,6 +54,12 @@ pub fn build(module: &Module, func: FuncId, target: &Target) -> Result<Program, 
     let steps = builder.func(func, &inputs, &outputs)?;
     let mut program = builder.program;
     program.steps = steps;
+    if target.lanes == LaneKind::Threads {
+        for kernel in &mut program.kernels {
+            load_in_stages(kernel);
+            widen(kernel);
+        }
+    }
     memory::assign_slots(&mut program);
     Ok(program)
 }

@@ -262,7 +262,38 @@ impl Stager<'_> {
             let summed = self.walk.axes.of_sums(*dep);
             nest.loops.iter().all(|class| !summed.contains(class) && self.reads_aligned(node, *dep, *class))
         });
-        same_loops && same_split && one_block && lanes_agree && in_place
+        same_loops
+            && same_split
+            && one_block
+            && lanes_agree
+            && in_place
+            && self.has_registers(stage, other, nest, node)
+    }
+
+    /// True if a thread has registers for all sums of a nest together. What several nests read is in the cache.
+    fn has_registers(&self, stage: &Stage, own: &Nest, new: &Nest, node: N) -> bool {
+        if self.target.lanes == LaneKind::Vector {
+            return true;
+        }
+        let mut both = own.clone();
+        merge(&mut both, new);
+        let per_place = |node: N| -> i64 {
+            if self.walk.axes.of_sums(node).is_empty() {
+                return 0;
+            }
+            let kept = self
+                .own_classes(node)
+                .into_iter()
+                .filter(|class| !both.loops.contains(class) && !self.walk.axes.of_sums(node).contains(class));
+            kept.map(|class| match both.block {
+                Some((block, size)) if block == class => size,
+                _ => self.extent(class).unwrap_or(1),
+            })
+            .product()
+        };
+        let before: i64 = stage.anchors.iter().map(|node| per_place(*node)).sum();
+        let more = per_place(node);
+        before == 0 || more == 0 || (before + more) * both.n_tokens <= self.target.n_accumulators
     }
 
     /// True if every path from `node` to `dep` is aligned on `class`.

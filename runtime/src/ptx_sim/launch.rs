@@ -67,13 +67,13 @@ pub struct Options {
     pub orders: Orders,
     /// A thread that executes more instructions is stopped: its loop may never end.
     pub max_instructions: u64,
-    /// Count what warps load: [`Counts::warp_loaded_bytes`].
-    pub warp_loads: bool,
+    /// Count what blocks load: [`Counts::block_loaded_bytes`].
+    pub block_loads: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { orders: Orders::Both, max_instructions: 1 << 32, warp_loads: false }
+        Options { orders: Orders::Both, max_instructions: 1 << 32, block_loads: false }
     }
 }
 
@@ -84,9 +84,9 @@ impl Default for Options {
 pub struct Counts {
     /// Bytes of all loads from global memory.
     pub loaded_bytes: u64,
-    /// Bytes that warps load from global memory: what several threads of a warp load from one place, by one instruction that
-    /// they run together, counts once. 0 unless [`Options::warp_loads`] asks for it.
-    pub warp_loaded_bytes: u64,
+    /// Bytes that blocks load from global memory: what several threads of a block load from one place, by one instruction that
+    /// they run together, counts once. 0 unless [`Options::block_loads`] asks for it.
+    pub block_loaded_bytes: u64,
     /// Bytes of all stores to global memory.
     pub stored_bytes: u64,
     /// Different bytes of the buffers that were loaded.
@@ -118,7 +118,7 @@ pub struct Counts {
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Counts) {
         self.loaded_bytes += other.loaded_bytes;
-        self.warp_loaded_bytes += other.warp_loaded_bytes;
+        self.block_loaded_bytes += other.block_loaded_bytes;
         self.stored_bytes += other.stored_bytes;
         self.distinct_loaded_bytes += other.distinct_loaded_bytes;
         self.distinct_stored_bytes += other.distinct_stored_bytes;

@@ -1,27 +1,75 @@
-//! Issued loads and stores, by multiplying trip counts.
+//! Issued loads and stores, by multiplying trip counts and what the machine makes of one.
 
 use crate::diag::Diagnostic;
 use crate::dim::{Dim, SizeEnv, Sym};
-use crate::kernel::lanes::LaneScope;
+use crate::kernel::lanes::{AccumKind, LaneScope};
 use crate::kernel::{Block, For, ForKind, Func, Index, Inst, Mem, Stmt, Var};
 use crate::scalar::{Scalar, eval};
 use std::collections::BTreeMap;
 
-/// Elements loaded and stored, per parameter.
+/// How many elements one load or store of a kernel's text moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scale {
+    /// A load of what is the same for all lanes.
+    pub uniform_loads: u64,
+    /// A load of what each lane has its own of.
+    pub lane_loads: u64,
+    /// A store, or an update, of what each lane has its own of. One that all lanes do alike happens once.
+    pub lane_stores: u64,
+}
+
+/// What a machine makes of lanes.
+pub trait Mapping {
+    /// Outside lane loops.
+    fn outside(&self) -> Scale;
+
+    /// How often the body of the lane loop over `var` runs if it has `trips` iterations, and on what scale.
+    ///
+    /// Errors: a loop that has no one mapping.
+    fn lanes(&self, var: Var, width: u32, trips: u64) -> Result<Vec<(u64, Scale)>, Diagnostic>;
+}
+
+/// Kernel IR itself: what is the same for all lanes is loaded once a chunk.
+pub(super) struct Plain;
+
+const ONCE: Scale = Scale { uniform_loads: 1, lane_loads: 1, lane_stores: 1 };
+
+impl Mapping for Plain {
+    fn outside(&self) -> Scale {
+        ONCE
+    }
+
+    fn lanes(&self, _: Var, width: u32, trips: u64) -> Result<Vec<(u64, Scale)>, Diagnostic> {
+        let width = u64::from(width.max(1));
+        let full = Scale { uniform_loads: 1, lane_loads: width, lane_stores: width };
+        Ok(vec![(trips / width, full), (trips % width, ONCE)])
+    }
+}
+
+/// Elements loaded and stored, of each parameter and then of each local.
 ///
 /// Errors: a size without a value, a bound that depends on a loaded value.
-pub(super) fn count(func: &Func, sizes: &SizeEnv) -> Result<Vec<(u64, u64)>, Diagnostic> {
+pub(super) fn count(
+    func: &Func,
+    sizes: &SizeEnv,
+    mapping: &dyn Mapping,
+) -> Result<Vec<(u64, u64)>, Diagnostic> {
     let mut counter = Counter {
         func,
+        mapping,
         sizes,
         steering: steering(func),
         values: vec![None; func.vars.len()],
         scope: LaneScope::new(func),
-        totals: vec![(0, 0); func.params.len()],
+        totals: nothing(func),
         stages: BTreeMap::new(),
     };
     counter.tiles(0, 1)?;
     Ok(counter.totals)
+}
+
+fn nothing(func: &Func) -> Vec<(u64, u64)> {
+    vec![(0, 0); func.params.len() + func.locals.len()]
 }
 
 /// Which variables a loop bound depends on.
@@ -69,6 +117,7 @@ fn operands(inst: &Inst) -> Vec<Var> {
 
 struct Counter<'f> {
     func: &'f Func,
+    mapping: &'f dyn Mapping,
     sizes: &'f SizeEnv,
     steering: Vec<bool>,
     /// Values of steering variables, where they are known.
@@ -83,7 +132,7 @@ struct Counter<'f> {
 struct KnownStage {
     /// Variables from outside on which its loop bounds depend.
     steering: Vec<Var>,
-    /// Elements loaded and stored, per parameter, by the values of those variables.
+    /// Elements loaded and stored, of each memory, by the values of those variables.
     counts: BTreeMap<Vec<Option<i64>>, Vec<(u64, u64)>>,
 }
 
@@ -115,7 +164,7 @@ impl Counter<'_> {
 
     fn tiles(&mut self, axis_idx: usize, times: u64) -> Result<(), Diagnostic> {
         let Some(axis) = self.func.grid.get(axis_idx) else {
-            return self.block(&self.func.body, times, 1);
+            return self.block(&self.func.body, times, self.mapping.outside());
         };
         let (extent, tile) = (self.dim(&axis.extent)?.max(0), i64::from(axis.tile.max(1)));
         if self.steering[axis.base.0 as usize] {
@@ -135,22 +184,27 @@ impl Counter<'_> {
         Ok(())
     }
 
-    /// Counts a block that runs `times`, in lane loops with `active` lanes.
-    fn block(&mut self, block: &Block, times: u64, active: u64) -> Result<(), Diagnostic> {
+    /// Counts a block that runs `times`, on that scale.
+    fn block(&mut self, block: &Block, times: u64, scale: Scale) -> Result<(), Diagnostic> {
         for stmt in block {
             match stmt {
                 Stmt::Let(var, inst) => {
                     if let Inst::Load(mem, index) = inst {
-                        self.touch(*mem, index, times, active, (1, 0));
+                        self.touch(*mem, index, times, scale, (true, false));
                     }
                     self.scope.define(*var, inst);
                     if self.steering[var.0 as usize] {
                         self.values[var.0 as usize] = self.value(*var, inst)?;
                     }
                 }
-                Stmt::Store { mem, index, .. } => self.touch(*mem, index, times, active, (0, 1)),
-                Stmt::Accum { mem, index, .. } => self.touch(*mem, index, times, active, (1, 1)),
-                Stmt::For(inner) => self.for_loop(inner, times, active)?,
+                Stmt::Store { mem, index, .. } => self.touch(*mem, index, times, scale, (false, true)),
+                Stmt::Accum { mem, index, .. } => {
+                    // Lanes reduce into registers; what becomes of those happens after the loop.
+                    if self.scope.accum_kind(*mem, index) != AccumKind::Reduce {
+                        self.touch(*mem, index, times, scale, (true, true));
+                    }
+                }
+                Stmt::For(inner) => self.for_loop(inner, times, scale)?,
                 Stmt::Stage(name, body) => self.stage(name, body, times)?,
                 Stmt::Decl(id) => self.scope.declare(*id),
             }
@@ -166,8 +220,8 @@ impl Counter<'_> {
         let once = match known.counts.get(&key) {
             Some(once) => once.clone(),
             None => {
-                let before = std::mem::replace(&mut self.totals, vec![(0, 0); self.func.params.len()]);
-                self.block(body, 1, 1)?;
+                let before = std::mem::replace(&mut self.totals, nothing(self.func));
+                self.block(body, 1, self.mapping.outside())?;
                 let once = std::mem::replace(&mut self.totals, before);
                 known.counts.insert(key, once.clone());
                 once
@@ -181,36 +235,41 @@ impl Counter<'_> {
         Ok(())
     }
 
-    fn touch(&mut self, mem: Mem, index: &[Index], times: u64, active: u64, per_access: (u64, u64)) {
-        if let Mem::Param(id) = mem {
-            let lanes = if self.scope.any_varies(index) { active } else { 1 };
-            let elems = times.saturating_mul(lanes);
-            let total = &mut self.totals[id.0 as usize];
-            total.0 = total.0.saturating_add(elems * per_access.0);
-            total.1 = total.1.saturating_add(elems * per_access.1);
-        }
+    fn touch(&mut self, mem: Mem, index: &[Index], times: u64, scale: Scale, (loads, stores): (bool, bool)) {
+        let slot = match mem {
+            Mem::Param(id) => id.0 as usize,
+            Mem::Local(id) => self.func.params.len() + id.0 as usize,
+        };
+        let (load, store) = match (self.scope.any_varies(index), stores) {
+            (true, false) => (scale.lane_loads, 0),
+            (true, true) => (scale.lane_stores, scale.lane_stores),
+            (false, false) => (scale.uniform_loads, 0),
+            (false, true) => (1, 1),
+        };
+        let total = &mut self.totals[slot];
+        total.0 = total.0.saturating_add(if loads { times.saturating_mul(load) } else { 0 });
+        total.1 = total.1.saturating_add(if stores { times.saturating_mul(store) } else { 0 });
     }
 
-    fn for_loop(&mut self, inner: &For, times: u64, active: u64) -> Result<(), Diagnostic> {
+    fn for_loop(&mut self, inner: &For, times: u64, scale: Scale) -> Result<(), Diagnostic> {
         let (start, end) = (self.bound(&inner.start)?, self.bound(&inner.end)?);
         let trips = end.saturating_sub(start).max(0) as u64;
         if let ForKind::Lanes { width } = inner.kind {
-            let width = u64::from(width.max(1));
             self.set(inner.var, None);
-            self.scope.enter(inner.var, width as u32);
-            for (runs, lanes) in [(trips / width, width), (trips % width, 1)] {
+            self.scope.enter(inner.var, width);
+            for (runs, scale) in self.mapping.lanes(inner.var, width, trips)? {
                 if runs > 0 {
-                    self.block(&inner.body, times.saturating_mul(runs), lanes)?;
+                    self.block(&inner.body, times.saturating_mul(runs), scale)?;
                 }
             }
             self.scope.leave();
         } else if self.steering[inner.var.0 as usize] {
             for value in start..end {
                 self.set(inner.var, Some(value));
-                self.block(&inner.body, times, active)?;
+                self.block(&inner.body, times, scale)?;
             }
         } else if trips > 0 {
-            self.block(&inner.body, times.saturating_mul(trips), active)?;
+            self.block(&inner.body, times.saturating_mul(trips), scale)?;
         }
         Ok(())
     }

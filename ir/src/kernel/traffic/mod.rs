@@ -2,7 +2,7 @@
 //!
 //! In: a verified kernel and its sizes. Out: per parameter, *edge* bytes (distinct elements, read and written apart) and
 //! *issued* bytes (every load and store; a uniform one inside a lane loop counts once a chunk, a per-lane one once a lane).
-//! The kernel evaluator counts the same numbers from what ran.
+//! The kernel evaluator counts the same numbers from what ran. A [`Mapping`] says how often a machine issues each instead.
 //!
 //! Issued bytes are exact. Loops whose body bounds no other loop by their variable are multiplied, the others are walked;
 //! full tiles and the tail tile are told apart. Edge bytes are exact where the touched elements are provably a box of
@@ -13,6 +13,8 @@
 
 mod edge;
 mod issued;
+
+pub use issued::{Mapping, Scale};
 
 use super::{Access, Func};
 use crate::diag::Diagnostic;
@@ -63,7 +65,19 @@ impl Traffic {
 ///
 /// Errors: a size without a value or too large, a loop bound that depends on a loaded value.
 pub fn predict(func: &Func, sizes: &SizeEnv) -> Result<Traffic, Diagnostic> {
-    let issued = issued::count(func, sizes)?;
+    Ok(predict_on(func, sizes, &issued::Plain)?.0)
+}
+
+/// The traffic of one launch of `func` at `sizes` on a machine: its issued bytes are those of `mapping`. Beside it the bytes
+/// that are loaded from and stored to each local, which may be memory too; targets of lane reductions do not count.
+///
+/// Errors: as those of [`predict`].
+pub fn predict_on(
+    func: &Func,
+    sizes: &SizeEnv,
+    mapping: &dyn Mapping,
+) -> Result<(Traffic, Vec<(u64, u64)>), Diagnostic> {
+    let issued = issued::count(func, sizes, mapping)?;
     let edges = edge::bound(func, sizes)?;
     let mut traffic = Traffic::default();
     for (idx, param) in func.params.iter().enumerate() {
@@ -80,5 +94,10 @@ pub fn predict(func: &Func, sizes: &SizeEnv) -> Result<Traffic, Diagnostic> {
             issued_written: bytes(written),
         });
     }
-    Ok(traffic)
+    let of_locals = issued.iter().skip(func.params.len()).zip(&func.locals);
+    let locals = of_locals.map(|((read, written), local)| {
+        let bytes = |elems: &u64| elems.saturating_mul(local.dtype.size_bytes());
+        (bytes(read), bytes(written))
+    });
+    Ok((traffic, locals.collect()))
 }

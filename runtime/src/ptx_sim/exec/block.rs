@@ -41,10 +41,7 @@ impl<'m> Block<'m> {
             pending: None,
             block: 0,
             epoch: 0,
-            asked: match machine.options.warp_loads {
-                true => std::iter::repeat_with(Asked::default).take(n_threads.div_ceil(WARP)).collect(),
-                false => vec![],
-            },
+            asked: machine.options.block_loads.then(Asked::default),
             clocks: vec![[0; WARP]; n_threads],
         };
         let files = Files::new(program.slots.len(), n_threads);

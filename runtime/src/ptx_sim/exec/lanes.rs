@@ -30,11 +30,11 @@ impl BlockMemory<'_> {
     ) -> Result<(), Failed> {
         let n_elements = usize::from(access.n_elements);
         let addresses = files.row(inst.src[0]);
-        if !self.asked.is_empty() && access.space == Space::Global {
+        if let (Some(asked), Space::Global) = (&mut self.asked, access.space) {
             for lane in lanes {
                 let (thread, address) = (*lane as usize, addresses[*lane as usize].get());
-                let is_new = self.asked[thread / WARP].is_new(thread, inst.place, address);
-                self.counts.warp_loaded_bytes += if is_new { access.total_bytes() } else { 0 };
+                let is_new = asked.is_new(thread, inst.place, address);
+                self.counts.block_loaded_bytes += if is_new { access.total_bytes() } else { 0 };
             }
         }
         let mut window = None;

@@ -28,8 +28,8 @@ pub(super) struct BlockMemory<'m> {
     /// The number of the block.
     pub(super) block: u64,
     pub(super) epoch: u32,
-    /// What each warp loads, if that is to be counted; else empty.
-    pub(super) asked: Vec<Asked>,
+    /// What the block loads, if that is to be counted.
+    pub(super) asked: Option<Asked>,
     /// What each thread knows of the clocks of its warp.
     pub(super) clocks: Vec<[u32; WARP]>,
 }
