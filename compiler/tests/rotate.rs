@@ -123,5 +123,9 @@ fn the_stream_is_read_once_a_layer() {
     assert!(bytes_per_token(&as_written) >= 4 * (7 * 64 + 4), "the stream is read twice as it is written");
     // Weights are read where they are.
     let copies = planned.program.kernels.iter().filter(|kernel| kernel.name.starts_with("copy_"));
-    assert_eq!(copies.count(), 3, "only the first state is copied: streams, scales, and the input of the branch");
+    assert_eq!(
+        copies.count(),
+        3,
+        "only the first state is copied: streams, scales, and the input of the branch"
+    );
 }

@@ -46,7 +46,10 @@ impl Block {
     }
 
     /// A block from `allocate`, which is never asked for nothing.
-    fn from_allocator(size_bytes: u64, allocate: impl FnOnce(Layout) -> *mut u8) -> Result<Block, Diagnostic> {
+    fn from_allocator(
+        size_bytes: u64,
+        allocate: impl FnOnce(Layout) -> *mut u8,
+    ) -> Result<Block, Diagnostic> {
         let too_much = || {
             Diagnostic::device(format!("{size_bytes} bytes of memory were asked for and are not available"))
                 .help("use smaller sizes")

@@ -262,9 +262,7 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn missing_targets_are_exit_code_3() {
     let folder = Folder::new();
-    let mut lines = vec![
-        "run ratio.bir --random 0 --dim C=2 --target ptx",
-    ];
+    let mut lines = vec!["run ratio.bir --random 0 --dim C=2 --target ptx"];
     if cfg!(not(feature = "ptx")) {
         lines.extend([
             "run ratio.bir --random 0 --dim C=2 --target cuda",

@@ -1,8 +1,8 @@
 //! What blocks load: the distinct elements of one instruction that the threads of a block run together.
 //!
 //! In: the loads of global memory of each thread, in the order of the thread. Out: which of them are the first of their element.
-//! Threads run one after the other here, so what belongs together is found by counting: the k-th load of an instruction since
-//! the threads of the block last met at a barrier.
+//! The simulator need not run those together that a GPU would, so what belongs together is found by counting: the k-th load
+//! of an instruction since the threads of the block last met at a barrier.
 
 use std::collections::{HashMap, HashSet};
 

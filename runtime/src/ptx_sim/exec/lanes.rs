@@ -7,9 +7,9 @@
 use super::super::code::{Access, Inst, Space};
 use super::super::globals::{Touch, Window};
 use super::super::num::int::sign_extend;
+use super::Order;
 use super::file::Files;
 use super::traffic::{BlockMemory, Trouble};
-use super::{Order, WARP};
 
 /// A fault of a thread.
 type Failed = (u32, Box<Trouble>);
