@@ -402,7 +402,8 @@ impl Stager<'_> {
             {
                 let vectors = medium.map_or(small_outer, |_| self.target.n_accumulators);
                 let n_vectors = (self.target.n_accumulators / vectors.max(1)).clamp(1, 4) as u32;
-                Lanes::Tile(width * n_vectors)
+                // Widths are powers of two.
+                Lanes::Tile(width << n_vectors.ilog2())
             }
             Lanes::Loop(class, width)
                 if self.target.lanes == LaneKind::Vector
