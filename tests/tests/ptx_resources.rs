@@ -12,10 +12,12 @@ use std::fmt::Write;
 use std::path::Path;
 
 const ARCHS: [&str; 4] = ["sm_80", "sm_86", "sm_89", "sm_90"];
+/// Those of large kernels, which take the assembler seconds: the oldest and the newest.
+const ARCHS_OF_GRADIENTS: [&str; 2] = ["sm_80", "sm_90"];
 
 /// A line per kernel of the function: registers of a thread on each architecture (one number if they are the same), bytes of
 /// shared memory, threads.
-fn figures(assembler: &Path, what: &str, spec: &Spec, failures: &mut Vec<String>) -> String {
+fn figures(assembler: &Path, archs: &[&str], what: &str, spec: &Spec, failures: &mut Vec<String>) -> String {
     let module = match compile_ptx(spec, &options(), &mut |_| ()) {
         Ok(module) => module,
         Err(error) => {
@@ -24,16 +26,14 @@ fn figures(assembler: &Path, what: &str, spec: &Spec, failures: &mut Vec<String>
         }
     };
     let usages: Vec<_> = std::thread::scope(|scope| {
-        let run = |arch: &'static str| {
-            let ptx = &module.ptx;
-            scope.spawn(move || ptxas::usage(assembler, ptx, arch))
-        };
-        let running: Vec<_> = ARCHS.into_iter().map(run).collect();
+        let ptx = &module.ptx;
+        let run = |arch| scope.spawn(move || ptxas::usage(assembler, ptx, arch));
+        let running: Vec<_> = archs.iter().copied().map(run).collect();
         running.into_iter().map(|thread| thread.join().expect("ptxas was run")).collect()
     });
     let mut text = String::new();
     let mut registers: Vec<Vec<u64>> = vec![vec![]; module.manifest.kernels.len()];
-    for (arch, usage) in ARCHS.into_iter().zip(usages) {
+    for (arch, usage) in archs.iter().zip(usages) {
         let usage = match usage {
             Ok(usage) => usage,
             Err(error) => {
@@ -46,7 +46,8 @@ fn figures(assembler: &Path, what: &str, spec: &Spec, failures: &mut Vec<String>
             if usage.spill_store_bytes + usage.spill_load_bytes + usage.stack_bytes > 0 {
                 failures.push(format!("{what}: {} on {arch}: {usage:?}", kernel.entry));
             }
-            assert_eq!(usage.shared_bytes, kernel.shared_bytes, "{what}: {}", kernel.entry);
+            // Every array is rounded up; the last one's rest is none of the block's.
+            assert!(usage.shared_bytes <= kernel.shared_bytes, "{what}: {}", kernel.entry);
             registers.push(usage.registers);
         }
     }
@@ -69,11 +70,11 @@ fn all(chosen: Vec<(String, Spec)>) {
     let Some(assembler) = ptxas::find() else { return };
     let (mut text, mut failures) = (String::new(), vec![]);
     for (title, spec) in chosen.into_iter().filter(|(_, spec)| program(spec).is_some()) {
-        let values = figures(&assembler, &title, &spec, &mut failures);
+        let values = figures(&assembler, &ARCHS, &title, &spec, &mut failures);
         write!(text, "{title}\n{values}").expect("text grows");
         if let Some(gradient) = gradient(&spec) {
             let title = format!("{title}, gradients");
-            let figures = figures(&assembler, &title, &gradient, &mut failures);
+            let figures = figures(&assembler, &ARCHS_OF_GRADIENTS, &title, &gradient, &mut failures);
             write!(text, "{title}\n{figures}").expect("text grows");
         }
     }

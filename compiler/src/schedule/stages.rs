@@ -28,6 +28,8 @@ const MAX_MEDIUM: i64 = 256;
 
 /// Blocks of such an axis, each with code of its own.
 const MAX_PASSES: i64 = 8;
+/// Accumulators of all sums that share a nest of threads: operands need registers, too.
+const MAX_JOINT_SUMS: i64 = 54;
 /// A chunked sum keeps at most this many accumulators in registers at once.
 const MAX_CHUNK_UNROLL: i64 = 32;
 
@@ -276,7 +278,7 @@ impl Stager<'_> {
         };
         let before: i64 = stage.anchors.iter().map(|node| per_place(*node)).sum();
         let more = per_place(node);
-        before == 0 || more == 0 || (before + more) * both.n_tokens <= self.target.n_accumulators
+        before == 0 || more == 0 || (before + more) * both.n_tokens <= MAX_JOINT_SUMS
     }
 
     /// True if every path from `node` to `dep` is aligned on `class`.
