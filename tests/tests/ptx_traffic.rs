@@ -76,11 +76,13 @@ fn gradients_of_the_layer_issue_what_is_predicted() {
     assert_predicted(&gradient, &sizes(1));
 }
 
-/// Every load and store of streams in the layer takes 16 bytes of a thread.
+/// Loads and stores of streams in the layer take 16 bytes of a thread; where bf16 streams meet the sums of the projections, a
+/// thread has registers for 8 bytes of them.
 #[test]
 fn the_layer_moves_128_bits_at_a_time() {
-    for spec in [spec("../examples/mhc_layer.toml"), spec("../examples/mhc_tilekernels.toml")] {
-        let program = program(&spec).expect("a plan");
+    // Scalars are single.
+    for (name, most_narrow) in [("mhc_layer", 4), ("mhc_tilekernels", 20)] {
+        let program = program(&spec(&format!("../examples/{name}.toml"))).expect("a plan");
         let image = Device::new(&program, &sizes(1)).image;
         let accesses = |what: &str| image.ptx.lines().filter(|line| line.contains(what)).count();
         let wide = |what: &str| {
@@ -94,8 +96,7 @@ fn the_layer_moves_128_bits_at_a_time() {
         let (stores, wide_stores) = (accesses("st.global"), wide("st.global"));
         let (loads, wide_loads) = (accesses("ld.global"), wide("ld.global"));
         assert_eq!(stores, wide_stores, "{}", program.name);
-        // Scalars are single, and three scales.
-        assert!(loads - wide_loads <= 4, "{}: {wide_loads} of {loads} loads", program.name);
+        assert!(loads - wide_loads <= most_narrow, "{}: {wide_loads} of {loads} loads", program.name);
         assert!(wide_loads > 100, "{}: {wide_loads} of {loads} loads", program.name);
     }
 }

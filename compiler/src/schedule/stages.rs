@@ -36,6 +36,8 @@ const NEAR_ROWS: i64 = 8;
 const MAX_CHUNK: i64 = 256;
 /// The same where vectors are places of the tile: a few dozen rows stay in the second cache, wherever they are.
 const TILE_CHUNK: i64 = 32;
+/// Accumulators of all sums that share a nest of threads: operands need registers, too.
+const MAX_JOINT_SUMS: i64 = 54;
 /// A chunked sum keeps at most this many accumulators in registers at once.
 const MAX_CHUNK_UNROLL: i64 = 32;
 
@@ -293,7 +295,7 @@ impl Stager<'_> {
         };
         let before: i64 = stage.anchors.iter().map(|node| per_place(*node)).sum();
         let more = per_place(node);
-        before == 0 || more == 0 || (before + more) * both.n_tokens <= self.target.n_accumulators
+        before == 0 || more == 0 || (before + more) * both.n_tokens <= MAX_JOINT_SUMS
     }
 
     /// True if every path from `node` to `dep` is aligned on `class`.

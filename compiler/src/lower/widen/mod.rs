@@ -22,7 +22,9 @@ const MIN_LANES: i64 = 32;
 /// Statements that the body of a widened loop may have: code is compiled, and has to be fetched.
 const MAX_STATEMENTS: usize = 3072;
 /// Registers that the partial results of a widened loop and what it keeps for them may take, of the 255 that a thread has.
-const MAX_REGISTERS: i64 = 144;
+const MAX_REGISTERS: i64 = 116;
+/// Bytes of a register.
+const REGISTER_BYTES: i64 = 4;
 /// What is a term of more sums than this stays in a register for all of them.
 const MANY_SUMS: usize = 4;
 

@@ -2,7 +2,9 @@
 //!
 //! In: a kernel. Out: a choice for the variable of each loop that is to be changed. Nothing is changed here.
 
-use super::{ACCESS_BYTES, Choice, MANY_SUMS, MAX_REGISTERS, MAX_STATEMENTS, MIN_LANES, sum_uses};
+use super::{
+    ACCESS_BYTES, Choice, MANY_SUMS, MAX_REGISTERS, MAX_STATEMENTS, MIN_LANES, REGISTER_BYTES, sum_uses,
+};
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::lanes::{AccumKind, LaneScope};
@@ -103,7 +105,10 @@ struct Facts<'f> {
     sums: BTreeSet<(Mem, &'f [Index])>,
     /// What lanes walk element by element, with the bytes of one.
     walked: Vec<(Var, i64)>,
-    /// Bytes of what stays in registers for many sums, for each neighbour.
+    /// Variables that differ between lanes, and those that others are computed from.
+    per_lane: BTreeSet<Var>,
+    operands: BTreeSet<Var>,
+    /// Bytes of what stays in registers for each neighbour: what many sums need, and what that is computed from.
     kept_bytes: i64,
     reduces: bool,
     /// Something that holds for a chunk as it is.
@@ -149,8 +154,10 @@ impl<'f> Survey<'f> {
         self.lane_block(&inner.body, inner.var, &mut facts);
         self.scope.leave();
         let uses = sum_uses(&inner.body);
-        let many = facts.walked.iter().filter(|(var, _)| uses.get(var).is_some_and(|uses| *uses > MANY_SUMS));
-        facts.kept_bytes = many.map(|(_, bytes)| bytes).sum();
+        let is_kept = |var: &Var| uses.get(var).is_some_and(|uses| *uses > MANY_SUMS);
+        let many = facts.per_lane.iter().filter(|var| is_kept(var)).count() as i64;
+        let sources = facts.walked.iter().filter(|(var, _)| facts.operands.contains(var) && !is_kept(var));
+        facts.kept_bytes = REGISTER_BYTES * many + sources.map(|(_, bytes)| bytes).sum::<i64>();
         let extent = self.extent(inner).filter(|_| !facts.stuck && !self.lanes_meet(&facts, inner.var));
         let choice = extent.and_then(|extent| suitable(&facts, extent, i64::from(width)));
         let is_open = extent.is_some() && facts.neighbours == 1;
@@ -192,7 +199,11 @@ impl<'f> Survey<'f> {
                         }
                     }
                     facts.defined.insert(*var);
+                    facts.operands.extend(operands(inst));
                     self.scope.define(*var, inst);
+                    if self.scope.is_per_lane(*var) {
+                        facts.per_lane.insert(*var);
+                    }
                 }
                 Stmt::Store { mem, index, .. } => {
                     facts.stuck |= !self.scope.is_private(*mem) && !self.scope.any_varies(index);
@@ -285,6 +296,16 @@ impl<'f> Survey<'f> {
     }
 }
 
+/// What a value is computed from, elements of memory aside.
+fn operands(inst: &Inst) -> Vec<Var> {
+    match inst {
+        Inst::Scalar(_, args) => args.clone(),
+        Inst::Fma(a, b, c) => vec![*a, *b, *c],
+        Inst::Convert(arg) | Inst::Bitcast(arg) | Inst::Round(_, arg) => vec![*arg],
+        Inst::Const(_) | Inst::Index(_) | Inst::Load(..) => vec![],
+    }
+}
+
 /// `most`, and half of it, down to 1.
 fn halves(most: i64) -> impl Iterator<Item = i64> + Clone {
     std::iter::successors(Some(most), |value| Some(value / 2)).take_while(|value| *value >= 1)
@@ -297,7 +318,7 @@ fn suitable(facts: &Facts<'_>, extent: Extent, width: i64) -> Option<Choice> {
         .filter(|neighbours| facts.n_statements.saturating_mul(*neighbours as usize) <= MAX_STATEMENTS)
         .filter(|neighbours| {
             facts.sums.is_empty()
-                || facts.sums.len() as i64 + neighbours * facts.kept_bytes / 4 <= MAX_REGISTERS
+                || facts.sums.len() as i64 + neighbours * facts.kept_bytes / REGISTER_BYTES <= MAX_REGISTERS
         })
         .flat_map(|neighbours| {
             let widths = halves(width).take_while(|width| *width >= MIN_LANES);
