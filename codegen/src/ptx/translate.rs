@@ -111,6 +111,11 @@ impl Session {
     }
 }
 
+/// What LLVM does to a module before it generates code. Kernels come with their loops cut, unrolled and in order, so that the
+/// rest of `default<O3>` takes most of its time and finds nothing; `ptxas` optimises again.
+const PASSES: &str =
+    "function(sroa,early-cse<memssa>,instcombine,loop-mssa(licm),early-cse<memssa>,dse,adce,simplifycfg)";
+
 /// Optimises a module and generates its code: LLVM IR if it is asked for, and PTX.
 fn generate(module: &inkwell::module::Module<'_>, options: &Options) -> Result<(String, String), Diagnostic> {
     let machine = machine(options)?;
@@ -119,7 +124,7 @@ fn generate(module: &inkwell::module::Module<'_>, options: &Options) -> Result<(
     let broken = |what: &str, error: String| Diagnostic::verify(format!("{what}: {error}"));
     module.verify().map_err(|error| broken("the LLVM IR does not verify", error.to_string()))?;
     module
-        .run_passes("default<O3>", &machine, PassBuilderOptions::create())
+        .run_passes(PASSES, &machine, PassBuilderOptions::create())
         .map_err(|error| broken("LLVM's passes fail", error.to_string()))?;
     let llvm = if options.listings { module.print_to_string().to_string() } else { String::new() };
     let code = machine
