@@ -14,8 +14,8 @@ use inkwell::targets::{FileType, TargetMachine};
 
 /// What is invariant moves out of loops, what is equal is computed once, registers become values. Nothing unrolls or
 /// vectorizes: the kernel says both.
-const PASSES: &str =
-    "function(sroa,early-cse<memssa>,instcombine,loop-mssa(licm),early-cse<memssa>,dse,adce,simplifycfg)";
+const PASSES: &str = "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,loop-mssa(licm),early-cse<memssa>,\
+                      dse,adce,simplifycfg)";
 
 /// A compiled kernel.
 pub(super) struct Compiled {

@@ -113,8 +113,8 @@ impl Session {
 
 /// What LLVM does to a module before it generates code. Kernels come with their loops cut, unrolled and in order, so that the
 /// rest of `default<O3>` takes most of its time and finds nothing; `ptxas` optimises again.
-const PASSES: &str =
-    "function(sroa,early-cse<memssa>,instcombine,loop-mssa(licm),early-cse<memssa>,dse,adce,simplifycfg)";
+const PASSES: &str = "function(sroa,early-cse<memssa>,instcombine<no-verify-fixpoint>,loop-mssa(licm),early-cse<memssa>,\
+                      dse,adce,simplifycfg)";
 
 /// Optimises a module and generates its code: LLVM IR if it is asked for, and PTX.
 fn generate(module: &inkwell::module::Module<'_>, options: &Options) -> Result<(String, String), Diagnostic> {
