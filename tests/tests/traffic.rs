@@ -3,7 +3,7 @@
 use birkhoff::{Options, Spec, Stage, lower};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel::eval::Array;
-use birkhoff_ir::plan::{BufferKind, Program, eval, traffic};
+use birkhoff_ir::plan::{BufferKind, Program, Step, eval, traffic};
 use birkhoff_tests::golden::folder;
 
 fn program(spec: &Spec) -> Program {
@@ -64,6 +64,39 @@ fn the_layer_moves_what_is_compulsory() {
         assert_eq!(param.issued_written, param.edge_written, "{name}");
     }
     assert_predicted(&program, &sizes);
+}
+
+/// In a stack of layers around branches that large products compute, the end of a layer and the beginning of the next are one
+/// kernel, found from the plain loop of layers: a token's streams and the branch's result are read once, the next streams and
+/// the next input of the branch written once, and beside them go the coefficients of post and res.
+#[test]
+fn a_boundary_between_layers_reads_and_writes_every_stream_once() {
+    let spec = Spec::load(folder("../examples").join("mhc_stack.toml")).expect("the example is there");
+    let program = program(&spec.dim("layers", 3));
+    let body = program.steps.iter().find_map(|step| match step {
+        Step::Loop { body, .. } => Some(body),
+        _ => None,
+    });
+    let per_token = |kernel: u32| {
+        let bytes = |n_tokens: i64| {
+            let sizes = SizeEnv::from([("T".into(), n_tokens)]);
+            traffic::predict(&program, &sizes).expect("predicted")[kernel as usize].per_launch.edge_bytes()
+        };
+        bytes(65) - bytes(64)
+    };
+    let (n, width) = (4u64, 256u64);
+    let kernels: Vec<u64> = body
+        .expect("layers are a loop of the plan")
+        .iter()
+        .filter_map(|step| match step {
+            Step::Launch { kernel, .. } => Some(per_token(*kernel)),
+            _ => None,
+        })
+        .collect();
+    let hidden = 1024;
+    // The branch's activation between its two products, then the boundary.
+    assert_eq!(kernels, [4 * 2 * hidden, 4 * (2 * (n + 1) * width + 2 * (n + n * n))]);
+    assert_predicted(&program, &SizeEnv::from([("T".into(), 5)]));
 }
 
 #[test]
