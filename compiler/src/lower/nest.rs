@@ -56,6 +56,12 @@ struct Accumulator {
 /// The tile places that one pass of the loops computes together, as indices within the tile.
 type Tokens = Vec<Index>;
 
+/// A part of the accumulators' axis, if there is one: the first element, and the one behind the last.
+type Block = Option<(Class, i64, i64)>;
+
+/// Where an element of an array is.
+type Indices = Vec<Index>;
+
 impl Lowering<'_> {
     /// Runs `emit` for every place of the tile, `n_tokens` at a time.
     pub fn for_tokens(&mut self, n_tokens: i64, emit: &mut dyn FnMut(&mut Self, &Tokens)) {
@@ -147,12 +153,7 @@ impl Lowering<'_> {
     }
 
     /// Runs `emit` for each block of the accumulators' axis, with the work that has a part in it; or once.
-    fn each_block(
-        &mut self,
-        nest: &Nest,
-        work: &[Work],
-        emit: &mut dyn FnMut(&mut Self, &[Work], Option<(Class, i64, i64)>),
-    ) {
+    fn each_block(&mut self, nest: &Nest, work: &[Work], emit: &mut dyn FnMut(&mut Self, &[Work], Block)) {
         let Some((class, size)) = nest.block else { return emit(self, work, None) };
         let extent = self.walk.axes.extent(class).as_const().unwrap_or(0);
         let mut start = 0;
@@ -273,8 +274,8 @@ impl Lowering<'_> {
         nest: &Nest,
         item: &Work,
         tokens: &Tokens,
-        block: Option<(Class, i64, i64)>,
-        emit: &mut dyn FnMut(&mut Self, Vec<Index>, Vec<Index>),
+        block: Block,
+        emit: &mut dyn FnMut(&mut Self, Indices, Indices),
     ) {
         let has_lanes = self.block_lanes(nest, item).is_some();
         let classes = self.unrolled(nest, item);
@@ -329,7 +330,7 @@ impl Lowering<'_> {
         nest: &Nest,
         work: &[Work],
         tokens: &Tokens,
-        block: Option<(Class, i64, i64)>,
+        block: Block,
         depth: usize,
         open: &mut Vec<Accumulator>,
     ) {
@@ -399,7 +400,7 @@ impl Lowering<'_> {
     }
 
     /// The ranges of unrolled classes: all of them, or the block's part.
-    fn ranges(&self, classes: &[Class], block: Option<(Class, i64, i64)>) -> Vec<(i64, i64)> {
+    fn ranges(&self, classes: &[Class], block: Block) -> Vec<(i64, i64)> {
         let range = |class: &Class| match block {
             Some((blocked, start, end)) if blocked == *class => (start, end - start),
             _ => (0, self.walk.axes.extent(*class).as_const().unwrap_or(0)),
@@ -416,13 +417,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn declare_accumulator(
-        &mut self,
-        nest: &Nest,
-        node: N,
-        n_tokens: usize,
-        block: Option<(Class, i64, i64)>,
-    ) -> Accumulator {
+    fn declare_accumulator(&mut self, nest: &Nest, node: N, n_tokens: usize, block: Block) -> Accumulator {
         let work = Work::Sum(node);
         let classes = self.unrolled(nest, &work);
         let ranges = self.ranges(&classes, block);
@@ -458,7 +453,7 @@ impl Lowering<'_> {
     fn each_lane(
         &mut self,
         nest: &Nest,
-        block: Option<(Class, i64, i64)>,
+        block: Block,
         has_lanes: bool,
         emit: &mut dyn FnMut(&mut Self, Option<Index>),
     ) {
@@ -478,14 +473,7 @@ impl Lowering<'_> {
     }
 
     /// What happens at the innermost place: terms are accumulated, maps are written.
-    fn nest_body(
-        &mut self,
-        nest: &Nest,
-        work: &[Work],
-        tokens: &Tokens,
-        block: Option<(Class, i64, i64)>,
-        open: &[Accumulator],
-    ) {
+    fn nest_body(&mut self, nest: &Nest, work: &[Work], tokens: &Tokens, block: Block, open: &[Accumulator]) {
         let plain: Vec<Work> =
             work.iter().filter(|item| self.block_lanes(nest, item).is_none()).copied().collect();
         let laned: Vec<Work> =
@@ -540,7 +528,7 @@ impl Lowering<'_> {
         nest: &Nest,
         item: &Work,
         tokens: &Tokens,
-        block: Option<(Class, i64, i64)>,
+        block: Block,
         open: &[Accumulator],
         lane: Option<Index>,
     ) {
@@ -585,7 +573,7 @@ impl Lowering<'_> {
         nest: &Nest,
         item: &Work,
         tokens: &Tokens,
-        block: Option<(Class, i64, i64)>,
+        block: Block,
         emit: &mut dyn FnMut(&mut Self, i64),
     ) {
         let classes = self.unrolled(nest, item);
@@ -615,7 +603,7 @@ impl Lowering<'_> {
         nest: &Nest,
         accumulator: &Accumulator,
         tokens: &Tokens,
-        block: Option<(Class, i64, i64)>,
+        block: Block,
         lane: Option<Index>,
     ) {
         let node = accumulator.node;
@@ -645,13 +633,7 @@ impl Lowering<'_> {
     }
 
     /// Writes what was accumulated wherever it is wanted.
-    fn close_accumulator(
-        &mut self,
-        nest: &Nest,
-        accumulator: &Accumulator,
-        tokens: &Tokens,
-        block: Option<(Class, i64, i64)>,
-    ) {
+    fn close_accumulator(&mut self, nest: &Nest, accumulator: &Accumulator, tokens: &Tokens, block: Block) {
         let work = Work::Sum(accumulator.node);
         debug_assert_eq!(accumulator.classes, self.unrolled(nest, &work));
         self.each_lane(nest, block, accumulator.has_lanes, &mut |this, lane| {
