@@ -9,6 +9,7 @@ mod locals;
 pub mod loops;
 pub mod memory;
 pub mod nest;
+mod parts;
 pub mod price;
 pub mod program;
 pub mod stage_loads;

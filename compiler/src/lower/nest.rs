@@ -45,22 +45,22 @@ pub enum Work {
 }
 
 /// An open accumulation.
-struct Accumulator {
+pub(super) struct Accumulator {
     node: N,
-    mem: Mem,
+    pub(super) mem: Mem,
     /// Classes of the accumulator's unrolled axes.
     classes: Vec<Class>,
     has_lanes: bool,
 }
 
 /// The tile places that one pass of the loops computes together, as indices within the tile.
-type Tokens = Vec<Index>;
+pub(super) type Tokens = Vec<Index>;
 
 /// A part of the accumulators' axis, if there is one: the first element, and the one behind the last.
-type Block = Option<(Class, i64, i64)>;
+pub(super) type Block = Option<(Class, i64, i64)>;
 
 /// Where an element of an array is.
-type Indices = Vec<Index>;
+pub(super) type Indices = Vec<Index>;
 
 impl Lowering<'_> {
     /// Runs `emit` for every place of the tile, `n_tokens` at a time.
@@ -94,7 +94,12 @@ impl Lowering<'_> {
     }
 
     /// Runs `emit` for every place of the tile as the nest walks them: vectors of them, or `n_tokens` at a time.
-    fn for_places(&mut self, nest: &Nest, n_tokens: i64, emit: &mut dyn FnMut(&mut Self, &Tokens)) {
+    pub(super) fn for_places(
+        &mut self,
+        nest: &Nest,
+        n_tokens: i64,
+        emit: &mut dyn FnMut(&mut Self, &Tokens),
+    ) {
         let (Lanes::Tile(width), Some((class, base, count))) = (nest.lanes, self.tile_axis()) else {
             return self.for_tokens(n_tokens, emit);
         };
@@ -153,7 +158,12 @@ impl Lowering<'_> {
     }
 
     /// Runs `emit` for each block of the accumulators' axis, with the work that has a part in it; or once.
-    fn each_block(&mut self, nest: &Nest, work: &[Work], emit: &mut dyn FnMut(&mut Self, &[Work], Block)) {
+    pub(super) fn each_block(
+        &mut self,
+        nest: &Nest,
+        work: &[Work],
+        emit: &mut dyn FnMut(&mut Self, &[Work], Block),
+    ) {
         let Some((class, size)) = nest.block else { return emit(self, work, None) };
         let extent = self.walk.axes.extent(class).as_const().unwrap_or(0);
         let mut start = 0;
@@ -168,108 +178,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// Emits a nest of sums over one loop, `size` terms at a time for all places of the tile.
-    fn chunked_nest(&mut self, nest: &Nest, work: &[Work], size: i64) {
-        let class = nest.loops[0];
-        let sums: Vec<(Work, Mem)> = work.iter().map(|item| (*item, self.sums_so_far(nest, item))).collect();
-        let mem_of = |work: &Work| sums.iter().find(|(item, _)| item == work).map(|(_, mem)| *mem);
-        self.for_places(nest, 1, &mut |this, tokens| {
-            this.each_block(nest, work, &mut |this, work, block| {
-                for item in work {
-                    let Some(mem) = mem_of(item) else { continue };
-                    this.each_sum(nest, item, tokens, block, &mut |this, index, _| {
-                        let zero = this.identity(item);
-                        this.emitter.store(mem, index, zero);
-                    });
-                }
-            });
-        });
-        let extent = self.walk.axes.extent(class).clone();
-        let (start, end) = self.open_part(class, size);
-        self.for_places(nest, nest.n_tokens, &mut |this, tokens| {
-            this.each_block(nest, work, &mut |this, work, block| {
-                let mut open = vec![];
-                for item in work {
-                    let (Work::Sum(node), Some(mem)) = (item, mem_of(item)) else { continue };
-                    open.push(this.declare_accumulator(nest, *node, tokens.len(), block));
-                    let accumulator = open[open.len() - 1].mem;
-                    this.each_sum(nest, item, tokens, block, &mut |this, from, to| {
-                        let var = this.emitter.load_now(mem, from);
-                        this.emitter.store(accumulator, to, var);
-                    });
-                }
-                let extent = Some(extent.clone());
-                let var = this.emitter.open_for("i0", start.clone(), end.clone(), ForKind::Seq, extent);
-                this.at.insert(class, Index::var(var));
-                this.nest_body(nest, work, tokens, block, &open);
-                this.at.remove(&class);
-                this.close();
-                for (item, accumulator) in work.iter().zip(&open) {
-                    let Some(mem) = mem_of(item) else { continue };
-                    this.each_sum(nest, item, tokens, block, &mut |this, to, from| {
-                        let var = this.emitter.load_now(accumulator.mem, from);
-                        this.emitter.store(mem, to, var);
-                    });
-                }
-            });
-        });
-        self.close();
-        self.for_places(nest, 1, &mut |this, tokens| {
-            this.each_block(nest, work, &mut |this, work, block| {
-                for item in work {
-                    let (Work::Sum(node), Some(mem)) = (item, mem_of(item)) else { continue };
-                    this.each_sum(nest, item, tokens, block, &mut |this, index, _| {
-                        let var = this.emitter.load_now(mem, index);
-                        this.finish_sum(*node, var);
-                    });
-                }
-            });
-        });
-    }
-
-    /// Opens a loop over the parts of `class` of `size`; returns the range of the present one.
-    fn open_part(&mut self, class: Class, size: i64) -> (Index, Index) {
-        let extent = self.walk.axes.extent(class).clone();
-        let n_chunks = match extent.as_const() {
-            Some(extent) => Index::constant((extent + size - 1) / size),
-            None => {
-                let reach = self.emitter.index(Index::constant(extent.add(&Dim::constant(size - 1))));
-                let by = self.emitter.index(Index::constant(size));
-                Index::var(self.emitter.scalar(ScalarOp::Div, &[reach, by]))
-            }
-        };
-        let chunk = self.emitter.open_for("part", 0.into(), n_chunks, ForKind::Seq, None);
-        let start = Index::var(chunk).scale(&Dim::constant(size));
-        let mut end = start.add(&Index::constant(size));
-        if extent.as_const().is_none_or(|extent| extent % size != 0) {
-            let reach = self.emitter.index(end);
-            let last = self.emitter.index(Index::constant(extent.clone()));
-            end = Index::var(self.emitter.scalar(ScalarOp::Min, &[reach, last]));
-        }
-        (start, end)
-    }
-
-    /// Tile memory for the sums of `item` so far: places of the tile, unrolled elements, elements of the block axis; where
-    /// lanes are places, those come last.
-    fn sums_so_far(&mut self, nest: &Nest, item: &Work) -> Mem {
-        let value = self.work_value(item);
-        let dtype = self.walk.graph.values[value].ty.dtype.compute();
-        let ranges = self.ranges(&self.unrolled(nest, item), None);
-        let n_elems: i64 = ranges.iter().map(|(_, len)| len).product();
-        let mut shape = vec![Dim::constant(self.tile), Dim::constant(n_elems)];
-        if matches!(nest.lanes, Lanes::Tile(_)) {
-            // Vectors of places.
-            shape.reverse();
-        }
-        if let (Some(_), Some((class, _))) = (self.block_lanes(nest, item), nest.block) {
-            shape.push(self.walk.axes.extent(class).clone());
-        }
-        let name = format!("sum{}", self.emitter.func.locals.len()).into();
-        self.emitter.local(Local { name, dtype, shape, space: Space::Tile, lane_axis: None })
-    }
-
     /// Runs `emit` for each element of a sum with its index in tile memory and in the accumulators.
-    fn each_sum(
+    pub(super) fn each_sum(
         &mut self,
         nest: &Nest,
         item: &Work,
@@ -387,7 +297,7 @@ impl Lowering<'_> {
     }
 
     /// Classes of a result that are unrolled here: not loops, not the lanes of a block.
-    fn unrolled(&self, nest: &Nest, work: &Work) -> Vec<Class> {
+    pub(super) fn unrolled(&self, nest: &Nest, work: &Work) -> Vec<Class> {
         let mut classes = vec![];
         for class in self.result_classes(work) {
             let in_lanes =
@@ -400,7 +310,7 @@ impl Lowering<'_> {
     }
 
     /// The ranges of unrolled classes: all of them, or the block's part.
-    fn ranges(&self, classes: &[Class], block: Block) -> Vec<(i64, i64)> {
+    pub(super) fn ranges(&self, classes: &[Class], block: Block) -> Vec<(i64, i64)> {
         let range = |class: &Class| match block {
             Some((blocked, start, end)) if blocked == *class => (start, end - start),
             _ => (0, self.walk.axes.extent(*class).as_const().unwrap_or(0)),
@@ -408,7 +318,7 @@ impl Lowering<'_> {
         classes.iter().map(range).collect()
     }
 
-    fn block_lanes(&self, nest: &Nest, work: &Work) -> Option<u32> {
+    pub(super) fn block_lanes(&self, nest: &Nest, work: &Work) -> Option<u32> {
         match (nest.lanes, nest.block) {
             (Lanes::Block(width), Some((class, _))) if self.result_classes(work).contains(&class) => {
                 Some(width)
@@ -417,7 +327,13 @@ impl Lowering<'_> {
         }
     }
 
-    fn declare_accumulator(&mut self, nest: &Nest, node: N, n_tokens: usize, block: Block) -> Accumulator {
+    pub(super) fn declare_accumulator(
+        &mut self,
+        nest: &Nest,
+        node: N,
+        n_tokens: usize,
+        block: Block,
+    ) -> Accumulator {
         let work = Work::Sum(node);
         let classes = self.unrolled(nest, &work);
         let ranges = self.ranges(&classes, block);
@@ -442,7 +358,7 @@ impl Lowering<'_> {
     }
 
     /// What the sum `item` starts from.
-    fn identity(&mut self, item: &Work) -> Var {
+    pub(super) fn identity(&mut self, item: &Work) -> Var {
         let (Work::Sum(node) | Work::Fill(node)) = item else { return self.emitter.index(0.into()) };
         let gnode = &self.walk.graph.nodes[*node];
         let dtype = self.walk.graph.values[gnode.results[0]].ty.dtype.compute();
@@ -473,7 +389,14 @@ impl Lowering<'_> {
     }
 
     /// What happens at the innermost place: terms are accumulated, maps are written.
-    fn nest_body(&mut self, nest: &Nest, work: &[Work], tokens: &Tokens, block: Block, open: &[Accumulator]) {
+    pub(super) fn nest_body(
+        &mut self,
+        nest: &Nest,
+        work: &[Work],
+        tokens: &Tokens,
+        block: Block,
+        open: &[Accumulator],
+    ) {
         let plain: Vec<Work> =
             work.iter().filter(|item| self.block_lanes(nest, item).is_none()).copied().collect();
         let laned: Vec<Work> =
@@ -647,7 +570,7 @@ impl Lowering<'_> {
     }
 
     /// Writes the present element of a sum, which is `var`, wherever it is wanted.
-    fn finish_sum(&mut self, node: N, var: Var) {
+    pub(super) fn finish_sum(&mut self, node: N, var: Var) {
         let value = self.walk.graph.nodes[node].results[0];
         let dtype = self.walk.graph.values[value].ty.dtype;
         let mut var = self.emitter.round(dtype, var);

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod coords;
 pub mod copies;
 pub mod graph;
+mod nests;
 pub mod phases;
 pub mod products;
 pub mod stages;
