@@ -8,7 +8,7 @@
 //! - A launch passes one buffer per parameter, of its dtype, with room for its elements. Inputs are never written. Nothing
 //!   is read before it is written, or after its slot went to another. Two parameters of a launch, or matrices of a contraction, overlap
 //!   only if neither is written.
-//! - What decides whether steps run is one bool that was written; those steps swap nothing that stays swapped.
+//! - What decides whether steps run is one bool that was written; what those steps write may not have been written.
 //! - Swaps are between temporaries of one type that share their slots with nobody.
 //!
 //! Sizes are compared as polynomials over sizes that are not negative: what cannot be decided is left to the run.
@@ -260,18 +260,24 @@ impl<'p> Checker<'p> {
         if !self.has_elements(flag) {
             self.fail(span, format!("`{}` decides what runs before it was written", buffer.name));
         }
-        let (before, homes) = (self.written.clone(), self.home.clone());
-        let held = self.holds.clone();
+        let (written, home, held) = (self.written.clone(), self.home.clone(), self.holds.clone());
         self.steps(body);
-        if self.home != homes {
-            self.fail(span, "swaps under a flag leave buffers where they are not without it");
-        }
-        self.written = before;
+        self.written = written;
         for (now, held) in self.holds.iter_mut().zip(held) {
             if *now != held {
                 *now = None;
             }
         }
+        // Buffers that swapped, or not, hold nothing that can be named.
+        let moved = home.iter().zip(&self.home).filter(|(before, now)| before != now);
+        for (before, now) in moved {
+            for slot in [*before, *now] {
+                if let Some(holds) = self.holds.get_mut(slot) {
+                    *holds = None;
+                }
+            }
+        }
+        self.home = home;
     }
 
     /// Whether a buffer holds what was written to it.

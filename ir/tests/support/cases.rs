@@ -13,6 +13,7 @@ pub fn run(name: &str, source: &str) {
         "phi_gradient.plan" => phi_gradient(name, source),
         "log_sinkhorn.plan" => log_sinkhorn(name, source),
         "stack.plan" => stack(name, source),
+        "guarded.plan" => guarded(name, source),
         "products.plan" => products(name, source),
         _ => panic!("{name} has no case in tests/support/cases.rs"),
     }
@@ -127,6 +128,15 @@ fn stack(name: &str, source: &str) {
             expected.extend(next);
         }
         assert_close("xs", &out["xs"], &expected, 1e-6);
+    }
+}
+
+fn guarded(name: &str, source: &str) {
+    let program = load_plan(name, source);
+    for n_tokens in [1, 13] {
+        let x = Random::new(29).values(n_tokens, 1.0);
+        let out = run_plan(&program, &[("T", n_tokens as i64)], &[&x]);
+        assert_close("y", &out["y"], &x.iter().map(|x| x / 8.0).collect::<Vec<f64>>(), 0.0);
     }
 }
 

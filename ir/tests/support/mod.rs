@@ -101,7 +101,12 @@ pub fn run_plan(program: &Program, sizes: &[(&str, i64)], inputs: &[&[f64]]) -> 
     let n_contracts: u64 = contracts.iter().map(|contract| contract.launches).sum();
     assert_eq!(n_contracts, outcome.contracts.len() as u64);
     let n_launches: u64 = predicted.iter().map(|kernel| kernel.launches).sum();
-    assert_eq!(n_launches, outcome.launches.len() as u64);
+    // Of what a flag decides, the prediction has nothing.
+    if program.steps.iter().any(|step| matches!(step, plan::Step::Unless { .. })) {
+        assert!(n_launches <= outcome.launches.len() as u64);
+    } else {
+        assert_eq!(n_launches, outcome.launches.len() as u64);
+    }
     let outputs = of_kind(BufferKind::Output).zip(&outcome.outputs);
     outputs.map(|(buffer, array)| (buffer.name.to_string(), array.to_f64s().unwrap())).collect()
 }
