@@ -9,9 +9,9 @@ fn clouds(far: f32) -> [(Vec<i64>, Vec<f32>); 2] {
     let points = |count: usize, seed: f32| -> Vec<f32> {
         (0..3 * count).map(|place| (1.7 * place as f32 + seed).sin()).collect()
     };
-    let mut y = points(50, 0.9);
+    let mut y = points(20, 0.9);
     y[..3].iter_mut().for_each(|coordinate| *coordinate += far);
-    [(vec![37, 3], points(37, 0.3)), (vec![50, 3], y)]
+    [(vec![17, 3], points(17, 0.3)), (vec![20, 3], y)]
 }
 
 /// Every output as f64, and how many kernels and products ran.
