@@ -1,4 +1,4 @@
-//! One kernel as a function of the MLIR dialects scf, arith, gpu and llvm.
+//! One kernel as a function of the MLIR dialects scf, arith, nvvm and llvm.
 //!
 //! In: a verified [`kernel::Func`]. Out: an `llvm.func` in a `gpu.module`. One block of threads computes a tile after the other;
 //! all threads run what is outside lane loops, and a lane of a chunk is a thread. See the module's text for the mapping.
@@ -44,7 +44,7 @@ pub(super) struct Emitter<'a, 'c, 'm> {
     /// True in the first thread.
     pub(super) is_first: Ssa<'c, 'm>,
     pub(super) values: Vec<Option<Val<'c, 'm>>>,
-    pub(super) regs: Vec<Option<RegArray<'c, 'm>>>,
+    pub(super) regs: Vec<Option<RegArray>>,
     /// What is per-lane at this point.
     pub(super) scope: LaneScope,
     /// The lane loop around, while its chunks are emitted.
@@ -104,6 +104,12 @@ pub(super) fn emit(
     emitter.tiles()?;
     emitter.b.end();
     Ok(emitter.lane_modes)
+}
+
+/// The sizes in a polynomial, and its constant.
+pub(super) fn split_constant(dim: &Dim) -> (Dim, i64) {
+    let constant = dim.terms().find(|(names, _)| names.is_empty()).map_or(0, |(_, coeff)| coeff);
+    (dim.sub(&Dim::constant(constant)), constant)
 }
 
 impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
@@ -261,6 +267,18 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
 
     /// The value of an affine index.
     pub(super) fn index(&mut self, index: &Index) -> Result<Val<'c, 'm>, Diagnostic> {
+        Ok(match self.index_parts(index)? {
+            (None, value) => Val::Const(Scalar::Int(value)),
+            (Some(sum), 0) => Val::Ssa(sum),
+            (Some(sum), offset) => {
+                let offset = self.b.i64(offset);
+                Val::Ssa(self.b.add(sum, offset))
+            }
+        })
+    }
+
+    /// An affine index as a value, if any of it is not known now, and what is to be added to that.
+    pub(super) fn index_parts(&mut self, index: &Index) -> Result<(Option<Ssa<'c, 'm>>, i64), Diagnostic> {
         let mut offset = index.offset.clone();
         let mut sum: Option<Ssa<'c, 'm>> = None;
         for (var, coeff) in &index.terms {
@@ -277,21 +295,22 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
                 }
             }
         }
-        Ok(match (sum, offset.as_const()) {
-            (None, Some(value)) => Val::Const(Scalar::Int(value)),
-            (Some(sum), Some(0)) => Val::Ssa(sum),
-            (Some(sum), _) => {
-                let offset = self.dim(&offset);
-                Val::Ssa(self.b.add(sum, offset))
-            }
-            (None, None) => Val::Ssa(self.dim(&offset)),
-        })
+        let (sizes, constant) = split_constant(&offset);
+        if !sizes.is_const(0) {
+            let sizes = self.dim(&sizes);
+            sum = Some(sum.map_or(sizes, |sum| self.b.add(sum, sizes)));
+        }
+        Ok((sum, constant))
     }
 
     // ---- statements -------------------------------------------------------------------------------------------------
 
     pub(super) fn block(&mut self, block: &'a [Stmt]) -> Result<(), Diagnostic> {
-        let result = block.iter().try_for_each(|stmt| self.stmt(stmt));
+        let parts = self.neighbours(block);
+        let result = block.iter().enumerate().try_for_each(|(idx, stmt)| match parts.get(&idx) {
+            Some(part) => self.part(stmt, part),
+            None => self.stmt(stmt),
+        });
         // What is known of a variable holds in its scope only: accesses of code to come are judged by what is bound.
         for stmt in block {
             if let Stmt::Let(var, _) = stmt {

@@ -10,6 +10,7 @@ use super::LaneMode;
 use super::build::{Builder, IntCompare, Ssa};
 use super::emit::{Emitter, Val};
 use super::hazard::{Access, LaneFacts, Threads, meet_each_other, scratch_accesses};
+use super::known::Register;
 use super::layout::SCRATCH_BATCH;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
@@ -30,7 +31,7 @@ pub(super) struct Lanes<'a, 'c, 'm> {
     pub(super) base: Option<i64>,
     /// Which threads store: those that are lanes, where others compute along.
     pub(super) guard: Option<Ssa<'c, 'm>>,
-    reductions: Vec<Reduction<'c, 'm>>,
+    reductions: Vec<Reduction>,
 }
 
 /// An element that lanes reduce into.
@@ -43,11 +44,11 @@ struct Target {
 
 /// Partial results of a reduction over lanes: one register per thread.
 #[derive(Clone)]
-struct Reduction<'c, 'm> {
+struct Reduction {
     target: Target,
     op: AccumOp,
     dtype: DType,
-    partial: Ssa<'c, 'm>,
+    partial: Register,
 }
 
 /// How a lane loop is mapped.
@@ -247,7 +248,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let reductions = self.find_reductions(inner)?;
         for reduction in &reductions {
             let identity = self.b.scalar(reduction.dtype, reduction.op.identity(reduction.dtype));
-            self.set_register(reduction.partial, reduction.dtype, identity);
+            self.b.set_register(reduction.partial, identity);
         }
         if let Some(lanes) = &mut self.lanes {
             lanes.reductions = reductions.clone();
@@ -373,7 +374,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     // ---- reductions -------------------------------------------------------------------------------------------------
 
     /// All elements that the body reduces into, with a register each for the partial result.
-    fn find_reductions(&mut self, inner: &'a For) -> Result<Vec<Reduction<'c, 'm>>, Diagnostic> {
+    fn find_reductions(&mut self, inner: &'a For) -> Result<Vec<Reduction>, Diagnostic> {
         let mut found = vec![];
         let mut scope = self.scope.clone();
         self.scan(&inner.body, &mut scope, &mut found)?;
@@ -384,7 +385,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         &mut self,
         block: &'a Block,
         scope: &mut LaneScope,
-        found: &mut Vec<Reduction<'c, 'm>>,
+        found: &mut Vec<Reduction>,
     ) -> Result<(), Diagnostic> {
         for stmt in block {
             match stmt {
@@ -426,12 +427,12 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     /// Combines the partial results by halves and adds them to their targets.
-    fn finish_reductions(&mut self, reductions: &[Reduction<'c, 'm>], width: u32) -> Result<(), Diagnostic> {
+    fn finish_reductions(&mut self, reductions: &[Reduction], width: u32) -> Result<(), Diagnostic> {
         let batch = if width > WARP { SCRATCH_BATCH } else { reductions.len().max(1) };
         for batch in reductions.chunks(batch) {
             let mut totals: Vec<Ssa<'c, 'm>> = vec![];
             for reduction in batch {
-                totals.push(self.register_value(reduction.partial, reduction.dtype));
+                totals.push(self.b.register_value(reduction.partial, reduction.dtype));
             }
             if width > WARP {
                 self.across_warps(batch, &mut totals, width)?;
@@ -453,7 +454,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     /// Combines by halves down to the lanes of one warp, which every warp then has.
     fn across_warps(
         &mut self,
-        batch: &[Reduction<'c, 'm>],
+        batch: &[Reduction],
         totals: &mut [Ssa<'c, 'm>],
         width: u32,
     ) -> Result<(), Diagnostic> {
@@ -518,7 +519,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         Ok(self.ssa(value, dtype))
     }
 
-    fn add_total(&mut self, reduction: &Reduction<'c, 'm>, total: Ssa<'c, 'm>) -> Result<(), Diagnostic> {
+    fn add_total(&mut self, reduction: &Reduction, total: Ssa<'c, 'm>) -> Result<(), Diagnostic> {
         let (dtype, op) = (reduction.dtype, reduction.op.combine());
         self.update(reduction.target.mem, &reduction.target.index, |this, before| {
             this.combine(op, dtype, before, total)
@@ -558,9 +559,9 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let Some(reduction) = found.cloned() else {
             return Err(self.broken("a lane reduction was not found before its loop"));
         };
-        let before = self.register_value(reduction.partial, dtype);
+        let before = self.b.register_value(reduction.partial, dtype);
         let after = accumulate(self, before)?;
-        self.set_register(reduction.partial, dtype, after);
+        self.b.set_register(reduction.partial, after);
         Ok(())
     }
 }
