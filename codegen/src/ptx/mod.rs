@@ -12,7 +12,7 @@
 //! **Parameters** of an entry: pointers to global memory, one per parameter of the kernel and in its order, then run-time sizes
 //! as 64-bit integers, then the workspace if the kernel needs one.
 //!
-//! `emit` walks statements, `lanes` maps lane loops, `hazard` places barriers, `regs` and `memory` reach elements, `neighbours` several at once, `scalar` names
+//! `emit` walks statements, `lanes` maps lane loops, `reduce` combines what lanes have summed, `hazard` places barriers, `regs` and `memory` reach elements, `neighbours` several at once, `scalar` names
 //! operations, `layout` lays out shared memory, `build` appends MLIR that is not `known` yet, `translate` is the way from there to PTX.
 //! Deliberately absent: decisions (order, widths, tiles and places stand in the kernel), libdevice, and LLVM's functions that
 //! NVPTX cannot select: an operation that is not in `scalar` is refused before LLVM sees it.
@@ -27,6 +27,7 @@ pub mod manifest;
 mod memory;
 mod module;
 mod neighbours;
+mod reduce;
 mod regs;
 mod scalar;
 pub mod traffic;
