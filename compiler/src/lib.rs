@@ -10,6 +10,7 @@ pub mod expand;
 pub mod freeze;
 pub mod lower;
 pub mod rotate;
+pub mod scaling;
 pub mod schedule;
 pub mod simplify;
 pub mod spec;

@@ -25,6 +25,11 @@ fn @scaled(a: f32[T,n], w: f32[T,n], x: f32[n]) -> (a: f32[T,n]) {
   d = a + c
   return a = d
 }
+fn @gather(acc: f32[T,n], a: f32[T], b: f32[n], e: f32[T,n]) -> (acc: f32[T,n], a: f32[T], b: f32[n]) {
+  outer = broadcast(a, shape=[T,n], axes=[0]) * broadcast(b, shape=[T,n], axes=[1])
+  c = acc + (contract(sin(a), b, spec=\"i,j->ij\", dtype=f32) - outer) * e
+  return acc = c, a = tanh(a), b = b * 0.5
+}
 fn @scan(a: f32[n], x: f32[n]) -> (a: f32[n], s: f32[n]) {
   c = a + x
   return a = c, s = c
@@ -315,6 +320,12 @@ static ROWS: &[Row] = &[
         &[],
         "a: f32[T,n], w: f32[T,n], x: f32[n]",
         "o = loop(a, w, x) {body=@scaled, trip=4, carry=1}",
+    ),
+    (
+        "loop-sum-of-products",
+        &[],
+        "acc: f32[T,n], a: f32[T], b: f32[n], e: f32[T,n]",
+        "o, q, r = loop(acc, a, b, e) {body=@gather, trip=4, carry=3}",
     ),
     // doubly stochastic
     ("note-unit-sums", &[], "x: f32[T,n] ~ uniform(0.1, 1)", "o = softmax(x, axis=1)"),

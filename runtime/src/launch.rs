@@ -96,6 +96,13 @@ impl<'a> Call<'a> {
                     }
                     self.counters.remove(var);
                 }
+                Step::Unless { flag, body } => {
+                    // SAFETY: the buffer has one byte (`resolve::check`), which the steps before wrote.
+                    if unsafe { *self.starts[*flag] } == 0 {
+                        // SAFETY: passed on.
+                        unsafe { self.run_steps(body)? };
+                    }
+                }
             }
         }
         Ok(())

@@ -61,6 +61,13 @@ pub(crate) enum Step {
         /// Pairs of buffers that exchange their memory after each iteration.
         swaps: Vec<(usize, usize)>,
     },
+    /// Runs the body if the bool in a buffer is false.
+    Unless {
+        /// The buffer.
+        flag: usize,
+        /// The steps.
+        body: Vec<Step>,
+    },
 }
 
 /// Matrix products at given sizes.
@@ -160,6 +167,15 @@ fn check_steps(program: &Program, steps: &[plan::Step], errors: &mut Vec<String>
                 Some(func) => check_args(program, func, args, errors),
             },
             plan::Step::Contract(contract) => check_contract(program, contract, errors),
+            plan::Step::Unless { flag, body } => {
+                let is_flag = |buffer: &plan::Buffer| {
+                    buffer.dtype == DType::Bool && buffer.n_elems() == Dim::constant(1)
+                };
+                if !program.buffer(*flag).is_some_and(is_flag) {
+                    errors.push(format!("buffer {} decides what runs and is not one bool", flag.0));
+                }
+                check_steps(program, body, errors);
+            }
             plan::Step::Loop { body, swaps, .. } => {
                 check_steps(program, body, errors);
                 for (a, b) in swaps {
@@ -332,6 +348,9 @@ fn resolve_step(program: &Program, resolved: &Resolved, step: &plan::Step) -> Re
             Ok(Step::Launch { kernel, args: args? })
         }
         plan::Step::Contract(contract) => resolve_contract(program, contract, resolved).map(Step::Contract),
+        plan::Step::Unless { flag, body } => {
+            Ok(Step::Unless { flag: flag.0 as usize, body: resolve_steps(program, resolved, body)? })
+        }
         plan::Step::Loop { var, trip, body, swaps } => {
             let swaps: Vec<(usize, usize)> =
                 swaps.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();

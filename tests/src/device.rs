@@ -85,6 +85,7 @@ impl<'p> Device<'p> {
                     }
                     self.sizes.remove(var);
                 }
+                Step::Unless { .. } => panic!("this executor reads nothing back"),
                 Step::Contract(_) => panic!("a GPU has no library"),
             }
         }

@@ -265,8 +265,21 @@ impl<'p> Walk<'p, '_> {
                     ));
                 }
                 Step::Loop { var, trip, body, swaps } => self.repeat(var, trip, body, swaps)?,
+                Step::Unless { flag, body } => self.unless(*flag, body)?,
             }
         }
+        Ok(())
+    }
+
+    fn unless(&mut self, flag: BufferId, body: &'p [Step]) -> Result<(), Diagnostic> {
+        let pointer = self.b.use_var(self.pointers[flag.0 as usize]);
+        let truth = self.b.ins().load(types::I8, MemFlagsData::trusted(), pointer, 0);
+        let (inside, exit) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(truth, exit, &[], inside, &[]);
+        self.enter(inside);
+        self.steps(body)?;
+        self.b.ins().jump(exit, &[]);
+        self.enter(exit);
         Ok(())
     }
 

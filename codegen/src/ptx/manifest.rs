@@ -107,6 +107,13 @@ pub enum StepEntry {
         /// Pairs of buffers that exchange their memory after every iteration.
         swaps: Vec<[u32; 2]>,
     },
+    /// Runs `body` if the bool in a buffer is false; the host reads it.
+    Unless {
+        /// Position in the table of buffers.
+        flag: u32,
+        /// Its steps.
+        body: Vec<StepEntry>,
+    },
 }
 
 /// An argument of a launch.
@@ -214,6 +221,7 @@ fn steps(list: &[Step]) -> Result<Vec<StepEntry>, Diagnostic> {
                 body: steps(body)?,
                 swaps: swaps.iter().map(|(a, b)| [a.0, b.0]).collect(),
             },
+            Step::Unless { flag, body } => StepEntry::Unless { flag: flag.0, body: steps(body)? },
             Step::Contract(_) => return Err(no_library()),
         })
     };

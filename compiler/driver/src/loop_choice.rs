@@ -21,7 +21,29 @@ pub struct LoopReport {
     pub choice: Option<LoopChoice>,
     /// Whether loops are rotated, if some can be.
     pub rotation: Option<Rotation>,
+    /// Whether a plan that is right within a range is tried first, if there is one.
+    pub range: Option<RangeChoice>,
 }
+
+/// A decision between a program that is right everywhere, and one that is right within a range with the first behind it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RangeChoice {
+    /// The price of the program that is right everywhere.
+    pub everywhere: f64,
+    /// The price of the other one, as long as it is right.
+    pub in_range: f64,
+}
+
+impl RangeChoice {
+    /// Whether the other one is tried first: where it saves so much that inputs out of range, which pay for both, and twice the
+    /// code are worth it.
+    pub fn is_taken(&self) -> bool {
+        self.in_range < WORTHWHILE * self.everywhere
+    }
+}
+
+/// The share of a price that a plan which may be run in vain may cost.
+const WORTHWHILE: f64 = 0.75;
 
 /// A decision between two programs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -105,6 +127,13 @@ impl LoopReport {
                 rotation.as_written, rotation.rotated
             )
         }));
+        lines.extend(self.range.map(|range| {
+            let taken = if range.is_taken() { "scaled where that is in range" } else { "as written" };
+            format!(
+                "loops: {taken}; price {:.3e} as written, {:.3e} as products with a kept kernel",
+                range.everywhere, range.in_range
+            )
+        }));
         lines
     }
 
@@ -132,8 +161,15 @@ impl LoopReport {
                 "price_rotated": rotation.rotated,
             })
         });
+        let range = self.range.map(|range| {
+            json!({
+                "taken": range.is_taken(),
+                "price_everywhere": range.everywhere,
+                "price_in_range": range.in_range,
+            })
+        });
         let reversed: Vec<Value> = self.loops.iter().map(row).collect();
-        json!({ "reversed": reversed, "choice": choice, "rotation": rotation })
+        json!({ "reversed": reversed, "choice": choice, "rotation": rotation, "range": range })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::engine::{Code, Engine};
 use crate::error::Error;
 use crate::function::Function;
 use crate::limits::check_sizes;
-use crate::loop_choice::{LoopChoice, LoopReport, has_auto, has_vjp, price, with_reruns};
+use crate::loop_choice::{LoopChoice, LoopReport, RangeChoice, has_auto, has_vjp, price, with_reruns};
 use crate::options::{Options, Stage};
 use crate::signature::Signature;
 use crate::spec::{Content, Spec};
@@ -16,14 +16,16 @@ use crate::target::Target;
 use birkhoff_codegen::cpu;
 #[cfg(feature = "ptx")]
 use birkhoff_codegen::llvm;
-use birkhoff_compiler::eqsat::{self, Optimized};
+use birkhoff_compiler::eqsat::{self, Class, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
 use birkhoff_compiler::lower::loops::reversed_loops;
 use birkhoff_compiler::lower::price::{KernelCost, Planned, Planner};
+use birkhoff_compiler::scaling::scaled;
 #[cfg(feature = "ptx")]
 use birkhoff_compiler::schedule;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::plan::guard::guarded;
 use birkhoff_ir::plan::{self, Program};
 use birkhoff_ir::tensor::verify::verify;
 use birkhoff_ir::tensor::{FuncId, Module};
@@ -46,6 +48,8 @@ pub struct Stages {
     pub loops: LoopReport,
     /// The plan with its kernels.
     pub program: Option<Program>,
+    /// How the function became that is run first, if one is that is right within a range only.
+    pub in_range: Option<Box<Stages>>,
     /// Texts of the back end, per kernel, if they were asked for.
     pub listings: Vec<cpu::Listing>,
     /// How long every stage took, in order.
@@ -208,20 +212,9 @@ pub fn lower(
     }
 
     let way = Way { spec, options };
-    // Which loops run again is told by plans, so every later stage waits for them.
-    if !has_auto(&bound) {
-        way.passes(&bound, func, until, observe, &mut stages)?;
-        return Ok(stages);
-    }
-    let mut again = stages.clone();
-    if way.passes(&bound, func, Stage::Plan, observe, &mut stages).is_err() {
-        // What no kernel can compute has no prices; it can be looked at as far as it goes.
-        way.passes(&bound, func, until, observe, &mut again)?;
-        return Ok(again);
-    }
-    if stages.loops.spills() {
-        way.passes(&with_reruns(&bound), func, Stage::Plan, observe, &mut again)?;
-        way.decide(&mut stages, again);
+    way.loops(&bound, func, until, observe, &mut stages)?;
+    if stages.program.is_some() && !matches!(until, Stage::Grad | Stage::Eqsat) {
+        way.in_range(&bound, func, &mut stages)?;
     }
     Ok(stages)
 }
@@ -233,6 +226,67 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
+    /// [`Way::passes`], with what is cheaper for loops that are taken back.
+    fn loops(
+        &self,
+        bound: &Module,
+        func: FuncId,
+        until: Stage,
+        observe: &mut dyn FnMut(Stage),
+        stages: &mut Stages,
+    ) -> Result<(), Error> {
+        // Which loops run again is told by plans, so every later stage waits for them.
+        if !has_auto(bound) {
+            return self.passes(bound, func, until, observe, stages);
+        }
+        let mut again = stages.clone();
+        if self.passes(bound, func, Stage::Plan, observe, stages).is_err() {
+            // What no kernel can compute has no prices; it can be looked at as far as it goes.
+            self.passes(bound, func, until, observe, &mut again)?;
+            *stages = again;
+            return Ok(());
+        }
+        if stages.loops.spills() {
+            self.passes(&with_reruns(bound), func, Stage::Plan, observe, &mut again)?;
+            self.decide(stages, again);
+        }
+        Ok(())
+    }
+
+    /// Puts a plan that is right within a range in front, if there is one and it is cheaper.
+    fn in_range(&self, bound: &Module, func: FuncId, stages: &mut Stages) -> Result<(), Error> {
+        let fail = |errors: Diagnostics| self.spec.error(errors);
+        if !self.options.math.allows(Class::Reassociates) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let other = scaled(bound, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
+        let Some((module, func)) = other else { return Ok(()) };
+        if self.options.verify {
+            verify(&module).map_err(fail)?;
+        }
+        let mut fast = Stages { target: stages.target, ..Stages::default() };
+        self.loops(&module, func, Stage::Plan, &mut |_| (), &mut fast)?;
+        let cost = cost_of(self.options);
+        let prices = [&*stages, &fast].map(|stages| {
+            stages.program.as_ref().map_or(f64::INFINITY, |program| price(bound, program, &cost))
+        });
+        let choice = RangeChoice { everywhere: prices[0], in_range: prices[1] };
+        stages.loops.range = Some(choice);
+        if choice.is_taken()
+            && let (Some(program), Some(otherwise)) = (fast.program.take(), stages.program.take())
+        {
+            let joint = guarded(program, otherwise).map_err(|error| fail(error.into()))?;
+            if self.options.verify {
+                plan::verify::verify(&joint).map_err(fail)?;
+            }
+            stages.program = Some(joint);
+            stages.in_range = Some(Box::new(fast));
+        }
+        stages.timings.push(("range", start.elapsed()));
+        Ok(())
+    }
+
     /// Differentiates, saturates, and schedules a bound function, as far as `until`.
     fn passes(
         &self,

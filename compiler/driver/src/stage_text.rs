@@ -10,6 +10,7 @@ use crate::spec::Spec;
 use crate::target::Target;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::plan::{self, Program};
+use birkhoff_ir::tensor::{Attr, Module};
 use birkhoff_ir::{kernel, tensor};
 
 /// The text of one stage, as `inspect` prints it.
@@ -45,13 +46,40 @@ pub fn stage_text(
             let (module, _) = stages.tensor.as_ref().ok_or_else(above)?;
             Ok(tensor::text::print(module))
         }
-        Stage::Grad => Ok(tensor::text::print(&stages.derived.as_ref().ok_or_else(above)?.0)),
-        Stage::Eqsat => Ok(tensor::text::print(&stages.optimized.as_ref().ok_or_else(above)?.module)),
+        Stage::Grad | Stage::Eqsat => {
+            let of = |stages: &Stages| match stage {
+                Stage::Grad => stages.derived.as_ref().map(|(module, _)| module.clone()),
+                _ => stages.optimized.as_ref().map(|optimized| optimized.module.clone()),
+            };
+            let mut module = of(&stages).ok_or_else(above)?;
+            // What cannot be scheduled can be looked at.
+            if let Ok(Some(fast)) = lower(spec, options, Stage::Plan, observe).map(|all| all.in_range) {
+                append(&mut module, &of(&fast).unwrap_or_default());
+            }
+            Ok(tensor::text::print(&module))
+        }
         _ => {
             let program = stages.program.take().ok_or_else(above)?;
             let of_program = program_text(program, options, stage, &mut stages);
             of_program.map_err(|errors| spec.error(errors))
         }
+    }
+}
+
+/// Adds the functions of `other`, under names of their own.
+fn append(module: &mut Module, other: &Module) {
+    let first = module.funcs.len() as u32;
+    for func in &other.funcs {
+        let mut func = func.clone();
+        for attr in func.nodes.iter_mut().flat_map(|node| &mut node.op.attrs) {
+            if let Attr::Func(id) = attr {
+                id.0 += first;
+            }
+        }
+        while module.find(&func.name).is_some() {
+            func.name.push_str("_in_range");
+        }
+        module.funcs.push(func);
     }
 }
 

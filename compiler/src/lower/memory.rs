@@ -76,6 +76,12 @@ fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives, loops: &mut
                     life.1 = *clock;
                 }
             }
+            Step::Unless { flag, body } => {
+                *clock += 1;
+                let life = lives.entry(*flag).or_insert((*clock, *clock));
+                life.1 = *clock;
+                live_ranges(body, clock, lives, loops);
+            }
             Step::Loop { body, swaps, .. } => {
                 *clock += 1;
                 let start = *clock;
@@ -105,9 +111,13 @@ fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives, loops: &mut
 /// The buffers that exchange their memory.
 fn swapping(steps: &[Step], swapped: &mut BTreeSet<BufferId>) {
     for step in steps {
-        if let Step::Loop { body, swaps, .. } = step {
-            swapped.extend(swaps.iter().flat_map(|(now, next)| [*now, *next]));
-            swapping(body, swapped);
+        match step {
+            Step::Loop { body, swaps, .. } => {
+                swapped.extend(swaps.iter().flat_map(|(now, next)| [*now, *next]));
+                swapping(body, swapped);
+            }
+            Step::Unless { body, .. } => swapping(body, swapped),
+            Step::Launch { .. } | Step::Contract(_) => {}
         }
     }
 }
@@ -117,6 +127,10 @@ fn buffers_of(steps: &[Step], used: &mut BTreeSet<BufferId>) {
         match step {
             Step::Launch { args, .. } => used.extend(args.iter().map(|arg| arg.buffer)),
             Step::Contract(contract) => used.extend(contract.buffers()),
+            Step::Unless { flag, body } => {
+                used.insert(*flag);
+                buffers_of(body, used);
+            }
             Step::Loop { body, swaps, .. } => {
                 used.extend(swaps.iter().flat_map(|(now, next)| [*now, *next]));
                 buffers_of(body, used);

@@ -23,6 +23,10 @@ pub struct KernelCost {
     pub target: Target,
     /// Bytes per second from memory, of all cores together.
     pub bandwidth: f64,
+    /// What a kernel that is launched again and again touches stays in a cache if it is no more than this.
+    pub cache_bytes: f64,
+    /// Bytes per second from there, of all cores together.
+    pub cache_bandwidth: f64,
     /// Simple vector instructions per second, of all cores together.
     pub rate: f64,
     /// Multiplications and additions of a library per second, as pairs of f32, of all cores together.
@@ -36,6 +40,8 @@ impl Default for KernelCost {
         KernelCost {
             target: Target::default(),
             bandwidth: 2e10,
+            cache_bytes: 2e6,
+            cache_bandwidth: 8e10,
             rate: 1e10,
             library_rate: 8e10,
             launch: 2e-6,
@@ -46,7 +52,15 @@ impl Default for KernelCost {
 impl KernelCost {
     /// The model of a GPU of a data centre.
     pub fn gpu() -> Self {
-        KernelCost { target: Target::gpu(), bandwidth: 2e12, rate: 4e11, launch: 4e-6, library_rate: 4e12 }
+        KernelCost {
+            target: Target::gpu(),
+            bandwidth: 2e12,
+            cache_bytes: 2e7,
+            cache_bandwidth: 5e12,
+            rate: 4e11,
+            launch: 4e-6,
+            library_rate: 4e12,
+        }
     }
 }
 
@@ -164,7 +178,9 @@ impl KernelCost {
         let launches = moved.launches as f64;
         let bytes = moved.per_launch.edge_bytes() as f64;
         // Memory and arithmetic overlap, but never wholly.
-        let (memory, compute) = (bytes / self.bandwidth, work / self.rate);
+        let is_kept = launches > 1.0 && bytes <= self.cache_bytes;
+        let bandwidth = if is_kept { self.cache_bandwidth } else { self.bandwidth };
+        let (memory, compute) = (bytes / bandwidth, work / self.rate);
         let time = memory.max(compute) + 0.25 * memory.min(compute) + self.launch;
         cost.bytes += launches * bytes;
         cost.flops += launches * work;

@@ -145,9 +145,27 @@ impl<'p> Machine<'p> {
                     }
                     self.sizes.remove(var);
                 }
+                Step::Unless { flag, body } => {
+                    if !self.is_true(*flag)? {
+                        self.steps(body)?;
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// The truth value in a buffer.
+    fn is_true(&mut self, flag: BufferId) -> Result<bool, Diagnostic> {
+        self.claim(flag, Access::Read)?;
+        match self.memory.arrays[self.home[flag.0 as usize]].get(0) {
+            Some(Scalar::Bool(value)) => Ok(value),
+            found => {
+                let name = &self.program.buffers[flag.0 as usize].name;
+                let message = format!("`{name}` decides what runs, found {found:?} in it");
+                Err(Diagnostic::verify(format!("plan @{}: {message}", self.program.name)))
+            }
+        }
     }
 
     fn swap(&mut self, a: BufferId, b: BufferId) {

@@ -7,6 +7,7 @@
 
 pub mod contract;
 pub mod eval;
+pub mod guard;
 pub mod memory;
 pub mod text;
 pub mod traffic;
@@ -97,6 +98,13 @@ pub enum Step {
         /// Pairs of temporaries that exchange their memory after every iteration (state and next state).
         swaps: Vec<(BufferId, BufferId)>,
     },
+    /// Runs `body` if `flag`, a `bool` of one element, is false: what was computed so far holds where it is true.
+    Unless {
+        /// The truth value.
+        flag: BufferId,
+        /// What happens if it is false.
+        body: Vec<Step>,
+    },
 }
 
 /// What is passed for a kernel's parameter: a buffer from an element offset on.
@@ -120,7 +128,7 @@ impl Program {
             for step in steps {
                 match step {
                     Step::Contract(contract) => found.push(contract),
-                    Step::Loop { body, .. } => collect(body, found),
+                    Step::Loop { body, .. } | Step::Unless { body, .. } => collect(body, found),
                     Step::Launch { .. } => {}
                 }
             }

@@ -1,4 +1,5 @@
-//! Bytes that a plan moves, predicted: the traffic of each kernel times its launches, and that of each contraction.
+//! Bytes that a plan moves, predicted: the traffic of each kernel times its launches, and that of each contraction. What only runs
+//! where a flag is false is predicted not to run.
 
 use super::{Contract, Program, Step};
 use crate::diag::Diagnostic;
@@ -87,6 +88,8 @@ fn count(
                 })?;
                 count(body, sizes, times.saturating_mul(trip.max(0) as u64), launches, contracts)?;
             }
+            // What runs in the ordinary case is counted.
+            Step::Unless { body, .. } => count(body, sizes, 0, launches, contracts)?,
         }
     }
     Ok(())

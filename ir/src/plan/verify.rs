@@ -8,6 +8,7 @@
 //! - A launch passes one buffer per parameter, of its dtype, with room for its elements. Inputs are never written. Nothing
 //!   is read before it is written, or after its slot went to another. Two parameters of a launch, or matrices of a contraction, overlap
 //!   only if neither is written.
+//! - What decides whether steps run is one bool that was written; those steps swap nothing that stays swapped.
 //! - Swaps are between temporaries of one type that share their slots with nobody.
 //!
 //! Sizes are compared as polynomials over sizes that are not negative: what cannot be decided is left to the run.
@@ -19,7 +20,7 @@ use crate::diag::{Diagnostic, Diagnostics, ErrorKind, Span};
 use crate::dim::{Dim, Sym};
 use crate::dtype::DType;
 use crate::kernel::{self, Access};
-use crate::text::is_ident;
+use crate::text::{array_type, is_ident};
 use std::collections::BTreeSet;
 
 const MAX_ERRORS: usize = 32;
@@ -242,7 +243,42 @@ impl<'p> Checker<'p> {
                     }
                     self.names.pop();
                 }
+                Step::Unless { flag, body } => self.unless(span, *flag, body),
             }
+        }
+    }
+
+    /// What is written inside may not have been written afterwards, and slots may have gone to others.
+    fn unless(&mut self, span: Span, flag: BufferId, body: &'p [Step]) {
+        let Some(buffer) = self.program.buffer(flag) else {
+            return self.fail(span, "asks a buffer that does not exist");
+        };
+        if buffer.dtype != DType::Bool || buffer.n_elems() != Dim::constant(1) {
+            let found = array_type(buffer.dtype, &buffer.shape);
+            self.fail(span, format!("`{}` decides what runs; expected one bool, found {found}", buffer.name));
+        }
+        if !self.has_elements(flag) {
+            self.fail(span, format!("`{}` decides what runs before it was written", buffer.name));
+        }
+        let (before, homes) = (self.written.clone(), self.home.clone());
+        let held = self.holds.clone();
+        self.steps(body);
+        if self.home != homes {
+            self.fail(span, "swaps under a flag leave buffers where they are not without it");
+        }
+        self.written = before;
+        for (now, held) in self.holds.iter_mut().zip(held) {
+            if *now != held {
+                *now = None;
+            }
+        }
+    }
+
+    /// Whether a buffer holds what was written to it.
+    fn has_elements(&self, id: BufferId) -> bool {
+        match self.program.buffers[id.0 as usize].kind {
+            BufferKind::Temp(_) => self.holds[self.home[id.0 as usize]] == Some(id),
+            _ => self.written[id.0 as usize],
         }
     }
 
@@ -362,11 +398,7 @@ impl<'p> Checker<'p> {
         }
         for one in uses.iter().filter(|one| one.access != Access::Write) {
             let id = one.arg.buffer;
-            let has = match self.program.buffers[id.0 as usize].kind {
-                BufferKind::Temp(_) => self.holds[self.home[id.0 as usize]] == Some(id),
-                _ => self.written[id.0 as usize],
-            };
-            if !has {
+            if !self.has_elements(id) {
                 let name = &self.program.buffers[id.0 as usize].name;
                 let message = format!("{step} reads `{name}` as `{}`", one.name);
                 self.fail(span, format!("{message}, which was not written or whose slot went to another"));

@@ -168,7 +168,7 @@ impl DeviceProgram {
 fn has_contractions(steps: &[plan::Step]) -> bool {
     steps.iter().any(|step| match step {
         plan::Step::Contract(_) => true,
-        plan::Step::Loop { body, .. } => has_contractions(body),
+        plan::Step::Loop { body, .. } | plan::Step::Unless { body, .. } => has_contractions(body),
         plan::Step::Launch { .. } => false,
     })
 }
@@ -245,6 +245,14 @@ impl Call<'_> {
                         swaps.iter().for_each(|(a, b)| self.swap(*a, *b));
                     }
                     self.counters.remove(var);
+                }
+                Step::Unless { flag, body } => {
+                    let mut truth = [0];
+                    let memory = self.memory_of(*flag)?;
+                    self.device.download(memory, &mut truth)?;
+                    if truth == [0] {
+                        self.steps(body)?;
+                    }
                 }
             }
         }

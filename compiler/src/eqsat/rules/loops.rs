@@ -2,8 +2,9 @@
 //!
 //! A body is a function of its own and is optimised before its loop; these rows replace it by another one.
 
-use super::Class::Exact;
+use super::Class::{Exact, Reassociates};
 use super::Rule;
+use super::accumulated::contract_iterations;
 use crate::eqsat::import;
 use crate::eqsat::pattern::Match;
 use crate::eqsat::rewriter::Rewriter;
@@ -50,20 +51,27 @@ pub const RULES: &[Rule] = &[
         Exact,
         "What depends only on operands that stay the same is computed once, before the loop.",
     ),
+    Rule::built(
+        "loop-sum-of-products",
+        "(get@g (loop@l ..))",
+        ("a contraction over the iterations of a loop that stacks vectors", contract_iterations),
+        Reassociates,
+        "A matrix that gathers products of vectors is written once, not in every iteration.",
+    ),
 ];
 
 /// A loop in the graph.
-struct Loop {
-    op: Op,
-    body_id: FuncId,
-    body: Func,
-    args: Vec<Id>,
-    trip: Dim,
-    carry: usize,
-    scan: usize,
+pub(super) struct Loop {
+    pub(super) op: Op,
+    pub(super) body_id: FuncId,
+    pub(super) body: Func,
+    pub(super) args: Vec<Id>,
+    pub(super) trip: Dim,
+    pub(super) carry: usize,
+    pub(super) scan: usize,
 }
 
-fn the_loop(cx: &Rewriter<'_>, m: &Match) -> Option<Loop> {
+pub(super) fn the_loop(cx: &Rewriter<'_>, m: &Match) -> Option<Loop> {
     let term: &Term = m.term('l')?;
     let op = cx.op_of(term)?;
     let module = &cx.graph.analysis.module;
@@ -75,7 +83,7 @@ fn the_loop(cx: &Rewriter<'_>, m: &Match) -> Option<Loop> {
 }
 
 /// Which result the term `@g` picks.
-fn picked(m: &Match) -> Option<usize> {
+pub(super) fn picked(m: &Match) -> Option<usize> {
     match m.term('g')?.head {
         Head::Get(idx) => Some(idx as usize),
         _ => None,

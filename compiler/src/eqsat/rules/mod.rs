@@ -1,5 +1,6 @@
 //! The rewrite rules, as rows of theme files. How to write one: `../README.md`.
 
+mod accumulated;
 pub mod algebra;
 pub mod contractions;
 pub mod doubly_stochastic;

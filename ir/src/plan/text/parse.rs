@@ -176,13 +176,19 @@ impl Parser<'_> {
         if self.cursor.eat_word("loop") {
             return self.loop_step(start, ordinal);
         }
+        if self.cursor.eat_word("unless") {
+            let flag = self.buffer_ref()?;
+            self.spans.steps[ordinal] = self.cursor.span_from(start);
+            self.cursor.expect(Token::BraceOpen)?;
+            return Ok(Step::Unless { flag, body: self.steps()? });
+        }
         if self.cursor.eat_word("contract") {
             let contract = self.contract()?;
             self.spans.steps[ordinal] = self.cursor.span_from(start);
             return Ok(Step::Contract(contract));
         }
         if !self.cursor.eat_word("launch") {
-            return Err(self.cursor.unexpected("`launch`, `contract`, `loop` or `}`"));
+            return Err(self.cursor.unexpected("`launch`, `contract`, `loop`, `unless` or `}`"));
         }
         let span = self.cursor.span();
         let name = Sym::from(&self.cursor.expect(Token::Global)?[1..]);
@@ -304,7 +310,7 @@ fn renumber(steps: &mut [Step], positions: &[u32]) {
                 *kernel = positions.get(*kernel as usize).copied().unwrap_or(*kernel)
             }
             Step::Contract(_) => {}
-            Step::Loop { body, .. } => renumber(body, positions),
+            Step::Loop { body, .. } | Step::Unless { body, .. } => renumber(body, positions),
         }
     }
 }

@@ -1,0 +1,373 @@
+//! Writes a loop body again, with its sums of exponentials as products of a kept kernel and weights.
+//!
+//! In: a body over primitives, its [`Forms`]. Out: the body with further state: the least that each scaled sum has been, and
+//! whether loops inside stayed in range. What is not changed by a scaled sum is written as it was. Derivatives see the greatest
+//! exponents as constants: the sums do not depend on them.
+
+use super::forms::{Form, Forms, Site};
+use super::sum::{Atom, Sum, Term};
+use super::{Checks, Walk, least};
+use birkhoff_ir::scalar::ScalarOp;
+use birkhoff_ir::tensor::build::{Builder, Built};
+use birkhoff_ir::tensor::{Attr, Einsum, Func, FuncId, OpKind, TensorType, ValueId};
+use std::collections::BTreeMap;
+
+/// Writes `body` again for a loop with so many states. `None` if nothing in it is changed.
+///
+/// Errors: an op that refuses its operands (a verified module has none).
+pub fn write(walk: &mut Walk, body: &Func, carry: usize, first_kept: usize) -> Result<Option<Checks>, String> {
+    let forms = Forms::of(body, first_kept);
+    let used = used_sites(body, &forms);
+    let inner = walk.inner(body)?;
+    if used.is_empty() && inner.is_empty() {
+        return Ok(None);
+    }
+    let mut checks: Vec<TensorType> = used
+        .iter()
+        .map(|site| {
+            let site = &forms.sites[*site];
+            let shape = site.kept_axes().into_iter().map(|axis| site.shape[axis].clone()).collect();
+            TensorType::new(site.dtype, shape)
+        })
+        .collect();
+    let n_sums = checks.len();
+    checks.extend(inner.values().map(|_| TensorType::new(birkhoff_ir::dtype::DType::Bool, vec![])));
+
+    let Walk { module, .. } = walk;
+    let mut b = Builder::new(module, format!("{}_scaled", body.name));
+    let mut written = vec![None; body.values.len()];
+    let mut states = vec![];
+    for (slot, (input, value)) in body.inputs.iter().zip(body.input_values()).enumerate() {
+        if slot == carry {
+            states = inputs_for(&mut b, &checks)?;
+        }
+        written[slot] = Some(b.input(input.name.clone(), body.ty(value).clone(), input.domain)?);
+    }
+    if states.is_empty() {
+        states = inputs_for(&mut b, &checks)?;
+    }
+    let mut writer = Writer { body, forms: &forms, inner: &inner, written, sums: BTreeMap::new(), flags: vec![], b };
+    let outputs: Result<Vec<ValueId>, String> =
+        body.outputs.iter().map(|out| writer.value(out.value)).collect();
+    let outputs = outputs?;
+    let mut next = vec![];
+    for (site, state) in used.iter().zip(&states) {
+        let sum = writer.sum(*site)?.sum;
+        let seen = writer.b.apply(OpKind::StopGradient, vec![], &[sum])?;
+        next.push(writer.b.min(*state, seen)?);
+    }
+    let flags = std::mem::take(&mut writer.flags);
+    for (flag, state) in flags.into_iter().zip(&states[n_sums..]) {
+        next.push(writer.b.elementwise(ScalarOp::And, &[*state, flag])?);
+    }
+    let mut b = writer.b;
+    for (place, out) in body.outputs.iter().enumerate() {
+        if place == carry {
+            outputs_of(&mut b, &next)?;
+        }
+        b.output(out.name.clone(), outputs[place])?;
+    }
+    if body.outputs.len() == carry {
+        outputs_of(&mut b, &next)?;
+    }
+    checks.truncate(n_sums + inner.len());
+    Ok(Some(Checks { body: b.finish_at(body.span), states: checks }))
+}
+
+fn inputs_for(b: &mut Builder<'_>, checks: &[TensorType]) -> Result<Vec<ValueId>, String> {
+    checks.iter().map(|ty| b.fresh_input("in_range", ty.clone())).collect()
+}
+
+fn outputs_of(b: &mut Builder<'_>, next: &[ValueId]) -> Result<(), String> {
+    next.iter().try_for_each(|value| b.fresh_output("in_range", *value))
+}
+
+/// The sites that outputs stand on.
+fn used_sites(body: &Func, forms: &Forms<'_>) -> Vec<usize> {
+    let mut used = vec![];
+    let mut seen = vec![false; body.values.len()];
+    let mut read: Vec<ValueId> = body.outputs.iter().map(|out| out.value).collect();
+    while let Some(value) = read.pop() {
+        if std::mem::replace(&mut seen[value.0 as usize], true) {
+            continue;
+        }
+        match forms.form(value) {
+            Form::Plain(sum) | Form::Exp(sum) if sum.is_scaled() => {
+                sum.terms().iter().for_each(|term| atom_reads(&term.atom, forms, &mut used, &mut read));
+            }
+            _ => read.extend(body.def(value).into_iter().flat_map(|(node, _)| node.args.iter().copied())),
+        }
+    }
+    used.sort_unstable();
+    used.dedup();
+    used
+}
+
+fn atom_reads(atom: &Atom, forms: &Forms<'_>, used: &mut Vec<usize>, read: &mut Vec<ValueId>) {
+    match atom {
+        Atom::Value(value) => read.push(*value),
+        Atom::Times(inner, by) | Atom::Over(inner, by) => {
+            read.push(*by);
+            atom_reads(inner, forms, used, read);
+        }
+        Atom::Log(site) | Atom::Shift(site) | Atom::Row(site) => {
+            if used.contains(site) {
+                return;
+            }
+            used.push(*site);
+            let Site { kernel, weights, .. } = &forms.sites[*site];
+            for term in kernel.terms().iter().chain(weights.terms()) {
+                atom_reads(&term.atom, forms, used, read);
+            }
+        }
+    }
+}
+
+/// The parts of a scaled sum.
+#[derive(Clone, Copy)]
+struct Scaled {
+    row: ValueId,
+    shift: ValueId,
+    sum: ValueId,
+}
+
+struct Writer<'w, 'm> {
+    body: &'w Func,
+    forms: &'w Forms<'w>,
+    /// The functions that nodes of the body refer to, where those were written again.
+    inner: &'w BTreeMap<usize, Checks>,
+    written: Vec<Option<ValueId>>,
+    sums: BTreeMap<usize, Scaled>,
+    /// Whether what is inside stayed in range.
+    flags: Vec<ValueId>,
+    b: Builder<'m>,
+}
+
+impl Writer<'_, '_> {
+    /// A value of the body.
+    fn value(&mut self, value: ValueId) -> Built {
+        if let Some(known) = self.written[value.0 as usize] {
+            return Ok(known);
+        }
+        let ty = self.body.ty(value).clone();
+        let axes: Vec<usize> = (0..ty.rank()).collect();
+        let new = match self.forms.form(value) {
+            Form::Plain(sum) if sum.is_scaled() => self.plain(&sum.clone(), &axes, &ty)?,
+            Form::Exp(sum) if sum.is_scaled() => self.exponential(&sum.clone(), &axes, &ty)?,
+            _ => return self.node(value),
+        };
+        if let Some(name) = &self.body.values[value.0 as usize].name {
+            self.b.name(new, name.clone());
+        }
+        self.written[value.0 as usize] = Some(new);
+        Ok(new)
+    }
+
+    /// The results of the node that makes `value`, as they were.
+    fn node(&mut self, value: ValueId) -> Built {
+        let place = self.body.nodes.iter().position(|node| node.results.contains(&value));
+        let place = place.ok_or("a value is used before its definition")?;
+        let node = &self.body.nodes[place];
+        let args: Result<Vec<ValueId>, String> = node.args.iter().map(|arg| self.value(*arg)).collect();
+        self.b.set_span(node.span);
+        let results = match self.inner.get(&place) {
+            Some(checks) => {
+                let (results, flag) = checks.apply(&mut self.b, node, &args?)?;
+                self.flags.push(flag);
+                results
+            }
+            None => self.b.op(node.op.clone(), &args?)?,
+        };
+        for (old, new) in node.results.iter().zip(results) {
+            self.written[old.0 as usize] = Some(new);
+            if let Some(name) = &self.body.values[old.0 as usize].name {
+                self.b.name(new, name.clone());
+            }
+        }
+        self.written[value.0 as usize].ok_or_else(|| "a node lacks a result".into())
+    }
+
+    /// An atom, with the axes that are its own.
+    fn atom(&mut self, atom: &Atom) -> Built {
+        match atom {
+            Atom::Value(value) => self.value(*value),
+            Atom::Times(inner, by) => {
+                let (inner, by) = (self.atom(inner)?, self.value(*by)?);
+                self.b.mul(inner, by)
+            }
+            Atom::Over(inner, by) => {
+                let (inner, by) = (self.atom(inner)?, self.value(*by)?);
+                self.b.div(inner, by)
+            }
+            Atom::Log(site) => {
+                let sum = self.sum(*site)?.sum;
+                self.b.unary(ScalarOp::Log, sum)
+            }
+            Atom::Shift(site) => Ok(self.sum(*site)?.shift),
+            Atom::Row(site) => Ok(self.sum(*site)?.row),
+        }
+    }
+
+    /// The sum over `axes` of a value of type `ty`, which has the axes `0 ..`.
+    fn plain(&mut self, sum: &Sum, axes: &[usize], ty: &TensorType) -> Built {
+        self.terms(sum.terms(), axes, ty)
+    }
+
+    fn terms(&mut self, terms: &[Term], axes: &[usize], ty: &TensorType) -> Built {
+        let shape: Vec<_> = axes.iter().map(|axis| ty.shape[*axis].clone()).collect();
+        let mut total = None;
+        // What is added comes first, so that nothing has to be negated.
+        let (added, subtracted): (Vec<&Term>, Vec<&Term>) = terms.iter().partition(|term| term.coeff > 0);
+        for term in added.into_iter().chain(subtracted) {
+            let mut value = self.atom(&term.atom)?;
+            let factor = term.coeff.unsigned_abs();
+            if factor != 1 {
+                value = self.b.mul_const(value, factor as f64)?;
+            }
+            let places: Option<Vec<usize>> =
+                term.axes.iter().map(|axis| axes.iter().position(|known| known == axis)).collect();
+            let places = places.ok_or("a term has an axis that its sum lacks")?;
+            let wide = if is_identity(&places, shape.len()) {
+                value
+            } else {
+                self.spread(value, &shape, &places)?
+            };
+            total = Some(match (total, term.coeff > 0) {
+                (None, true) => wide,
+                (None, false) => self.b.unary(ScalarOp::Neg, wide)?,
+                (Some(sum), true) => self.b.add(sum, wide)?,
+                (Some(sum), false) => self.b.sub(sum, wide)?,
+            });
+        }
+        match total {
+            Some(total) => Ok(total),
+            None => {
+                let zero = self.b.scalar(ty.dtype, birkhoff_ir::scalar::Scalar::Float(0.0))?;
+                self.b.broadcast(zero, shape, &[])
+            }
+        }
+    }
+
+    /// A value repeated to `shape`, its axes at `places`, which need not be in order.
+    fn spread(&mut self, value: ValueId, shape: &[birkhoff_ir::dim::Dim], places: &[usize]) -> Built {
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_by_key(|axis| places[*axis]);
+        let value = if order.is_sorted() { value } else { self.b.transpose(value, &order)? };
+        let sorted: Vec<usize> = order.iter().map(|axis| places[*axis]).collect();
+        self.b.broadcast(value, shape.to_vec(), &sorted)
+    }
+
+    /// `exp` of a sum; its scaled sum, if it has one, is a factor or a divisor.
+    fn exponential(&mut self, sum: &Sum, axes: &[usize], ty: &TensorType) -> Built {
+        let is_factor = |term: &&Term| matches!(term.atom, Atom::Log(_)) && term.coeff.abs() == 1;
+        let Some(factor) = sum.terms().iter().find(is_factor).cloned() else {
+            let exponent = self.plain(sum, axes, ty)?;
+            return self.b.unary(ScalarOp::Exp, exponent);
+        };
+        let Atom::Log(site) = factor.atom else { return Err("a factor is no scaled sum".into()) };
+        let rest: Vec<Term> = sum.terms().iter().filter(|term| **term != factor).cloned().collect();
+        let scaled = self.sum(site)?.sum;
+        let shape: Vec<_> = ty.shape.clone();
+        let scaled = self.spread(scaled, &shape, &factor.axes)?;
+        if rest.is_empty() {
+            return if factor.coeff > 0 { Ok(scaled) } else { self.b.unary(ScalarOp::Recip, scaled) };
+        }
+        let exponent = self.terms(&rest, axes, ty)?;
+        let exponential = self.b.unary(ScalarOp::Exp, exponent)?;
+        if factor.coeff > 0 { self.b.mul(exponential, scaled) } else { self.b.div(exponential, scaled) }
+    }
+
+    /// The scaled sum of that number with its shifts.
+    fn sum(&mut self, number: usize) -> Result<Scaled, String> {
+        if let Some(known) = self.sums.get(&number) {
+            return Ok(*known);
+        }
+        let forms = self.forms;
+        let site = &forms.sites[number];
+        let ty = TensorType::new(site.dtype, site.shape.clone());
+        let exponents = self.plain(&site.kernel, &site.kernel_axes, &ty)?;
+        let last = site.kernel_axes.len().checked_sub(1).ok_or("a kernel has no axis")?;
+        let row = self.greatest(exponents, &[last])?;
+        // Weights may count the rows in, which are written by now.
+        self.sums.insert(number, Scaled { row, shift: row, sum: row });
+        let kernel = self.shifted_exp(exponents, row, &[last])?;
+        let weights = self.plain(&site.weights, &site.weight_axes, &ty)?;
+        let summed: Vec<usize> = (0..site.weight_axes.len())
+            .filter(|place| site.summed.contains(&site.weight_axes[*place]))
+            .collect();
+        let shift = self.greatest(weights, &summed)?;
+        let weights = self.shifted_exp(weights, shift, &summed)?;
+        let labels = |axes: &[usize]| -> Result<Vec<char>, String> {
+            axes.iter().map(|axis| label(*axis)).collect()
+        };
+        let spec = Einsum {
+            inputs: vec![labels(&site.kernel_axes)?, labels(&site.weight_axes)?],
+            output: labels(&site.kept_axes())?,
+        };
+        let attrs = vec![Attr::Einsum(spec), Attr::DType(site.dtype)];
+        let sum = self.b.apply(OpKind::Contract, attrs, &[kernel, weights])?;
+        let scaled = Scaled { row, shift, sum };
+        self.sums.insert(number, scaled);
+        Ok(scaled)
+    }
+
+    fn greatest(&mut self, x: ValueId, axes: &[usize]) -> Built {
+        let max = self.b.reduce(OpKind::ReduceMax, x, axes)?;
+        self.b.apply(OpKind::StopGradient, vec![], &[max])
+    }
+
+    /// `exp(x - shift)`, where `shift` lacks the axes `axes` of `x`.
+    fn shifted_exp(&mut self, x: ValueId, shift: ValueId, axes: &[usize]) -> Built {
+        let shape = self.b.ty(x).shape.clone();
+        let kept: Vec<usize> = (0..shape.len()).filter(|axis| !axes.contains(axis)).collect();
+        let shift = self.b.broadcast(shift, shape, &kept)?;
+        let exponent = self.b.sub(x, shift)?;
+        self.b.unary(ScalarOp::Exp, exponent)
+    }
+}
+
+fn is_identity(places: &[usize], rank: usize) -> bool {
+    places.len() == rank && places.iter().enumerate().all(|(axis, place)| axis == *place)
+}
+
+fn label(axis: usize) -> Result<char, String> {
+    let letters = ('a'..='z').chain('A'..='Z');
+    letters.clone().nth(axis).ok_or_else(|| format!("a sum has more than {} axes", letters.count()))
+}
+
+impl Checks {
+    /// A loop with this body instead, and whether it stayed in range.
+    pub(super) fn apply(
+        &self,
+        b: &mut Builder<'_>,
+        node: &birkhoff_ir::tensor::Node,
+        args: &[ValueId],
+    ) -> Result<(Vec<ValueId>, ValueId), String> {
+        let mut op = node.op.clone();
+        op.attrs[0] = Attr::Func(self.body);
+        if node.op.kind != OpKind::Loop {
+            let n_results = b.module.func(node.op.body().unwrap_or(FuncId(0))).outputs.len();
+            let mut results = b.op(op, args)?;
+            let flag = results.remove(n_results);
+            return Ok((results, flag));
+        }
+        let (carry, _) = node.op.loop_counts(b.module)?;
+        op.attrs[2] = Attr::Int((carry + self.states.len()) as i64);
+        let mut all = args[..carry].to_vec();
+        for ty in &self.states {
+            all.push(least::start(b, ty)?);
+        }
+        all.extend(&args[carry..]);
+        let mut results = b.op(op, &all)?;
+        let states: Vec<ValueId> = results.splice(carry..carry + self.states.len(), []).collect();
+        let mut flag = None;
+        for state in states {
+            let one = least::flag(b, state)?;
+            flag = Some(match flag {
+                None => one,
+                Some(all) => b.elementwise(ScalarOp::And, &[all, one])?,
+            });
+        }
+        Ok((results, flag.ok_or("a loop without checks was written again")?))
+    }
+}
