@@ -120,7 +120,8 @@ fn a_shift_that_nothing_marks_cancels() {
     // No iteration takes the maximum or the exponentials of a matrix that changes.
     let body = found.0.funcs.iter().find(|func| func.name.contains("scaled")).expect("a new body");
     let kept: Vec<bool> = {
-        let mut kept: Vec<bool> = (0..body.values.len()).map(|value| value >= 2 && value < body.inputs.len()).collect();
+        let mut kept: Vec<bool> =
+            (0..body.values.len()).map(|value| value >= 2 && value < body.inputs.len()).collect();
         for node in &body.nodes {
             let same = node.args.iter().all(|arg| kept[arg.0 as usize]);
             node.results.iter().for_each(|result| kept[result.0 as usize] = same);

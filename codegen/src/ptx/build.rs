@@ -298,7 +298,9 @@ impl<'c, 'm> Builder<'c, 'm> {
                     self.named("rawConstantIndices", indices),
                     self.named("elem_type", TypeAttribute::new(ty).into()),
                 ];
-                self.op_with("llvm.getelementptr", &[base], pointer, &attributes)
+                // At every use: it is part of the instruction there, if it is not taken from elsewhere.
+                let builder = self.with_result("llvm.getelementptr", &[base], pointer, &attributes);
+                Self::one_result(self.append_free(builder))
             }
             _ => {
                 let elems = self.i64(elems);

@@ -91,7 +91,11 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     /// Combines the partial results by halves and adds them to their targets.
-    pub(super) fn finish_reductions(&mut self, reductions: &[Reduction], width: u32) -> Result<(), Diagnostic> {
+    pub(super) fn finish_reductions(
+        &mut self,
+        reductions: &[Reduction],
+        width: u32,
+    ) -> Result<(), Diagnostic> {
         let alike = |a: &Reduction, b: &Reduction| a.dtype == b.dtype && a.op.combine() == b.op.combine();
         let batch = if width > WARP { SCRATCH_BATCH } else { reductions.len().max(1) };
         for batch in reductions.chunk_by(alike).flat_map(|alike| alike.chunks(batch)) {
@@ -255,7 +259,8 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let mut totals = vec![];
         while totals.len() < n_sums {
             let (start, left) = (totals.len(), n_sums - totals.len());
-            let n_elems = std::iter::successors(Some(most), |n| Some(n / 2)).find(|n| *n <= left).unwrap_or(1);
+            let n_elems =
+                std::iter::successors(Some(most), |n| Some(n / 2)).find(|n| *n <= left).unwrap_or(1);
             let place = self.b.offset_by(results, ty, start as i64);
             let align = dtype.size_bytes() * n_elems as u64;
             if n_elems == 1 {

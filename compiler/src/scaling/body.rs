@@ -15,7 +15,12 @@ use std::collections::BTreeMap;
 /// Writes `body` again for a loop with so many states. `None` if nothing in it is changed.
 ///
 /// Errors: an op that refuses its operands (a verified module has none).
-pub fn write(walk: &mut Walk, body: &Func, carry: usize, first_kept: usize) -> Result<Option<Checks>, String> {
+pub fn write(
+    walk: &mut Walk,
+    body: &Func,
+    carry: usize,
+    first_kept: usize,
+) -> Result<Option<Checks>, String> {
     let forms = Forms::of(body, first_kept);
     let used = used_sites(body, &forms);
     let inner = walk.inner(body)?;
@@ -46,7 +51,8 @@ pub fn write(walk: &mut Walk, body: &Func, carry: usize, first_kept: usize) -> R
     if states.is_empty() {
         states = inputs_for(&mut b, &checks)?;
     }
-    let mut writer = Writer { body, forms: &forms, inner: &inner, written, sums: BTreeMap::new(), flags: vec![], b };
+    let mut writer =
+        Writer { body, forms: &forms, inner: &inner, written, sums: BTreeMap::new(), flags: vec![], b };
     let outputs: Result<Vec<ValueId>, String> =
         body.outputs.iter().map(|out| writer.value(out.value)).collect();
     let outputs = outputs?;
@@ -227,11 +233,8 @@ impl Writer<'_, '_> {
             let places: Option<Vec<usize>> =
                 term.axes.iter().map(|axis| axes.iter().position(|known| known == axis)).collect();
             let places = places.ok_or("a term has an axis that its sum lacks")?;
-            let wide = if is_identity(&places, shape.len()) {
-                value
-            } else {
-                self.spread(value, &shape, &places)?
-            };
+            let wide =
+                if is_identity(&places, shape.len()) { value } else { self.spread(value, &shape, &places)? };
             total = Some(match (total, term.coeff > 0) {
                 (None, true) => wide,
                 (None, false) => self.b.unary(ScalarOp::Neg, wide)?,
@@ -297,9 +300,8 @@ impl Writer<'_, '_> {
             .collect();
         let shift = self.greatest(weights, &summed)?;
         let weights = self.shifted_exp(weights, shift, &summed)?;
-        let labels = |axes: &[usize]| -> Result<Vec<char>, String> {
-            axes.iter().map(|axis| label(*axis)).collect()
-        };
+        let labels =
+            |axes: &[usize]| -> Result<Vec<char>, String> { axes.iter().map(|axis| label(*axis)).collect() };
         let spec = Einsum {
             inputs: vec![labels(&site.kernel_axes)?, labels(&site.weight_axes)?],
             output: labels(&site.kept_axes())?,

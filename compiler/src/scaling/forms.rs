@@ -187,7 +187,9 @@ impl<'f> Forms<'f> {
         let summed: Vec<usize> = node.op.axes("axes").iter().map(|axis| *axis as usize).collect();
         let touches = |term: &Term| term.axes.iter().any(|axis| summed.contains(axis));
         let is_kernel = |term: &Term| {
-            touches(term) && self.is_invariant(&term.atom) && term.axes.iter().any(|axis| !summed.contains(axis))
+            touches(term)
+                && self.is_invariant(&term.atom)
+                && term.axes.iter().any(|axis| !summed.contains(axis))
         };
         let (kernel, others): (Vec<Term>, Vec<Term>) = exponent.terms().iter().cloned().partition(is_kernel);
         let (mut weights, mut rest): (Vec<Term>, Vec<Term>) = others.into_iter().partition(touches);
@@ -204,7 +206,11 @@ impl<'f> Forms<'f> {
             axes: kernel_axes[..kernel_axes.len() - 1].to_vec(),
             coeff: 1,
         };
-        if touches(&row) { weights.push(row) } else { rest.push(row) }
+        if touches(&row) {
+            weights.push(row)
+        } else {
+            rest.push(row)
+        }
         let weight_axes = axes_of(&weights);
         // Nothing would be kept, or not all of it would be summed here.
         if kernel_axes.iter().all(|axis| weight_axes.contains(axis))

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn equal_terms_cancel_and_axes_tell_terms_apart() {
         let (x, m) = (Atom::Value(ValueId(0)), Atom::Value(ValueId(1)));
-        let shifted = Sum::atom(x.clone(), 2).plus(&Sum::of([Term { atom: m.clone(), axes: vec![0], coeff: 1 }]), -1);
+        let shifted =
+            Sum::atom(x.clone(), 2).plus(&Sum::of([Term { atom: m.clone(), axes: vec![0], coeff: 1 }]), -1);
         let shifted = shifted.expect("small numbers");
         let along_other = Sum::of([Term { atom: m.clone(), axes: vec![1], coeff: 1 }]);
         let both = shifted.plus(&along_other, 1).expect("small numbers");

@@ -159,9 +159,7 @@ fn renamed(steps: &[Step], buffers: &[BufferId], kernels: &[u32]) -> Vec<Step> {
             body: renamed(body, buffers, kernels),
             swaps: swaps.iter().map(|(a, b)| (id(a), id(b))).collect(),
         },
-        Step::Unless { flag, body } => {
-            Step::Unless { flag: id(flag), body: renamed(body, buffers, kernels) }
-        }
+        Step::Unless { flag, body } => Step::Unless { flag: id(flag), body: renamed(body, buffers, kernels) },
     };
     steps.iter().map(step).collect()
 }
