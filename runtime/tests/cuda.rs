@@ -119,6 +119,29 @@ fn events_tell_when_kernels_ran() {
 }
 
 #[test]
+fn memory_is_kept_from_call_to_call() {
+    with_stand_in("memory_is_kept_from_call_to_call", || {
+        let module = Gpu::open(0).unwrap().load(PTX).unwrap();
+        let taken = |n_tokens: i64| {
+            let (y, _) = call(&mut module.session().unwrap(), n_tokens, false).unwrap();
+            assert!(y == expected(&tokens(n_tokens)), "{n_tokens}");
+            live()
+        };
+        let first = taken(37);
+        assert!(first[0] > 0);
+        // The same sizes and somewhat smaller ones take what is there, on the same stream.
+        for (n_tokens, n_launches) in [(37, 14), (30, 21), (37, 28)] {
+            assert_eq!(taken(n_tokens), [first[0], first[1], first[2], first[3], n_launches]);
+        }
+        // What is much too large is not kept: no more memory is there than the last call took.
+        let small = taken(1);
+        assert_eq!(small[..4], first[..4]);
+        drop(module);
+        assert_eq!(live()[..4], [0; 4]);
+    });
+}
+
+#[test]
 fn what_the_driver_refuses_is_told() {
     with_stand_in("what_the_driver_refuses_is_told", || {
         let error = Gpu::open(3).err().unwrap();
