@@ -109,6 +109,6 @@ fn the_layer_moves_128_bits_at_a_time() {
         let (loads, wide_loads) = (accesses("ld.global"), wide("ld.global"));
         assert_eq!(stores, wide_stores, "{}", program.name);
         assert!(loads - wide_loads <= most_narrow, "{}: {wide_loads} of {loads} loads", program.name);
-        assert!(wide_loads > 100, "{}: {wide_loads} of {loads} loads", program.name);
+        assert!(wide_loads > 40, "{}: {wide_loads} of {loads} loads", program.name);
     }
 }

@@ -3,6 +3,7 @@
 //! In: values and compile-time numbers. Out: operations appended to the block at hand, with their results. Types and operations
 //! go through melior's builder; the module is verified before any pass.
 
+use super::control::Guarded;
 use super::known::{Key, Known, Register, identity};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
@@ -13,8 +14,8 @@ use melior::ir::attribute::{
 use melior::ir::operation::{Operation, OperationBuilder};
 use melior::ir::r#type::IntegerType;
 use melior::ir::{
-    Attribute, AttributeLike, Block, BlockLike, BlockRef, Identifier, Location, OperationRef, Region,
-    RegionLike, Type, TypeLike, Value, ValueLike,
+    Attribute, AttributeLike, BlockLike, BlockRef, Identifier, Location, OperationRef, Type, TypeLike, Value,
+    ValueLike,
 };
 
 /// An SSA value.
@@ -28,23 +29,16 @@ pub(super) const SHARED: u32 = 3;
 /// Appends operations to a block.
 pub(super) struct Builder<'c, 'm> {
     pub(super) context: &'c Context,
-    location: Location<'c>,
+    pub(super) location: Location<'c>,
     /// Where operations go.
-    block: BlockRef<'c, 'm>,
+    pub(super) block: BlockRef<'c, 'm>,
     /// The first block of the function, in which registers are allocated.
     entry: BlockRef<'c, 'm>,
     /// The number 1, first in the entry.
     one: Option<OperationRef<'c, 'm>>,
-    known: Known<'c, 'm>,
+    pub(super) known: Known<'c, 'm>,
     /// Guarded code that is not in its place yet.
-    open: Option<Guarded<'c, 'm>>,
-}
-
-/// Code that runs where a flag holds, as long as nothing comes that could meet what it does: more may go in.
-struct Guarded<'c, 'm> {
-    flag: Ssa<'c, 'm>,
-    op: Operation<'c>,
-    block: BlockRef<'c, 'm>,
+    pub(super) open: Option<Guarded<'c, 'm>>,
 }
 
 impl<'c, 'm> Builder<'c, 'm> {
@@ -100,7 +94,7 @@ impl<'c, 'm> Builder<'c, 'm> {
         self.named("alignment", IntegerAttribute::new(self.int(64), bytes as i64).into())
     }
 
-    fn built(builder: OperationBuilder<'c>) -> Operation<'c> {
+    pub(super) fn built(builder: OperationBuilder<'c>) -> Operation<'c> {
         // Building fails only where result types are inferred, which is left to nobody here.
         builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"))
     }
@@ -111,7 +105,7 @@ impl<'c, 'm> Builder<'c, 'm> {
     }
 
     /// Appends what has to come after all that came before.
-    fn append(&mut self, builder: OperationBuilder<'c>) -> OperationRef<'c, 'm> {
+    pub(super) fn append(&mut self, builder: OperationBuilder<'c>) -> OperationRef<'c, 'm> {
         self.close_guarded();
         self.append_free(builder)
     }
@@ -171,7 +165,7 @@ impl<'c, 'm> Builder<'c, 'm> {
     }
 
     /// An operation without results and attributes.
-    fn effect(&mut self, name: &str, args: &[Ssa<'c, 'm>]) {
+    pub(super) fn effect(&mut self, name: &str, args: &[Ssa<'c, 'm>]) {
         let builder = OperationBuilder::new(name, self.location).add_operands(args);
         self.append(builder);
     }
@@ -382,7 +376,7 @@ impl<'c, 'm> Builder<'c, 'm> {
     }
 
     /// What registers hold goes where regions find it.
-    fn store_registers(&mut self) {
+    pub(super) fn store_registers(&mut self) {
         for (value, place) in self.known.take_pending() {
             let builder = OperationBuilder::new("llvm.store", self.location).add_operands(&[value, place]);
             self.append_free(builder);
@@ -452,120 +446,6 @@ impl<'c, 'm> Builder<'c, 'm> {
         let builder =
             self.with_result("nvvm.shfl.sync", &[everyone, value, offset, last], value.r#type(), &[kind]);
         Self::one_result(self.append_free(builder))
-    }
-
-    // ---- control ----------------------------------------------------------------------------------------------------
-
-    /// Runs `fill` for `start`, `start + step`, .. while that is below `end`; `step` is positive.
-    pub(super) fn counted_loop<E, T>(
-        state: &mut E,
-        builder: impl Fn(&mut E) -> &mut Builder<'c, 'm>,
-        range: (Ssa<'c, 'm>, Ssa<'c, 'm>, Ssa<'c, 'm>),
-        fill: impl FnOnce(&mut E, Ssa<'c, 'm>) -> T,
-    ) -> T {
-        let this = builder(state);
-        let (start, end, step) = range;
-        let region = Region::new();
-        region.append_block(Block::new(&[(start.r#type(), this.location)]));
-        let op = OperationBuilder::new("scf.for", this.location)
-            .add_operands(&[start, end, step])
-            .add_regions([region]);
-        this.store_registers();
-        let op = this.append(op);
-        let outer = this.enter(op, true);
-        let var = match this.block.argument(0) {
-            Ok(argument) => argument.into(),
-            Err(_) => unreachable!("the block was made with an argument"),
-        };
-        let result = fill(state, var);
-        builder(state).leave(outer);
-        result
-    }
-
-    /// Runs `fill` where `flag` holds.
-    pub(super) fn conditional<E, T>(
-        state: &mut E,
-        builder: impl Fn(&mut E) -> &mut Builder<'c, 'm>,
-        flag: Ssa<'c, 'm>,
-        fill: impl FnOnce(&mut E) -> T,
-    ) -> T {
-        let this = builder(state);
-        let region = Region::new();
-        region.append_block(Block::new(&[]));
-        let op = OperationBuilder::new("scf.if", this.location)
-            .add_operands(&[flag])
-            .add_regions([region, Region::new()]);
-        this.store_registers();
-        let op = this.append(op);
-        let outer = this.enter(op, false);
-        let result = fill(state);
-        builder(state).leave(outer);
-        result
-    }
-
-    /// Runs `fill`, which only touches memory and sets no register, where `flag` holds. What comes with the same flag, and nothing
-    /// that touches memory between, goes to the same place.
-    pub(super) fn guarded<E, T>(
-        state: &mut E,
-        builder: impl Fn(&mut E) -> &mut Builder<'c, 'm>,
-        flag: Ssa<'c, 'm>,
-        fill: impl FnOnce(&mut E) -> T,
-    ) -> T {
-        let this = builder(state);
-        let guarded = match this.open.take() {
-            Some(open) if open.flag == flag => open,
-            other => {
-                this.open = other;
-                let region = Region::new();
-                let block = region.append_block(Block::new(&[]));
-                // SAFETY: the operation gets the region with its block, and goes to a block of the module.
-                let block = unsafe { BlockRef::from_raw(block.to_raw()) };
-                let op = OperationBuilder::new("scf.if", this.location)
-                    .add_operands(&[flag])
-                    .add_regions([region, Region::new()]);
-                Guarded { flag, op: Self::built(op), block }
-            }
-        };
-        this.close_guarded();
-        this.known.enter(false);
-        let outer = std::mem::replace(&mut this.block, guarded.block);
-        let result = fill(state);
-        let this = builder(state);
-        this.close_guarded();
-        this.known.leave();
-        this.block = outer;
-        this.open = Some(guarded);
-        result
-    }
-
-    /// Puts guarded code in its place.
-    fn close_guarded(&mut self) {
-        if let Some(Guarded { op, block, .. }) = self.open.take() {
-            block.append_operation(Self::built(OperationBuilder::new("scf.yield", self.location)));
-            self.block.append_operation(op);
-        }
-    }
-
-    /// Goes into the first block of an operation's region; returns the block at hand.
-    fn enter(&mut self, op: OperationRef<'c, 'm>, is_repeated: bool) -> BlockRef<'c, 'm> {
-        // SAFETY: the operation was appended to a block of the module, which outlives this builder.
-        let op = unsafe { op.to_ref() };
-        let inner = op.region(0).ok().and_then(|region| region.first_block());
-        let inner = inner.unwrap_or_else(|| unreachable!("the region was made with a block"));
-        self.known.enter(is_repeated);
-        std::mem::replace(&mut self.block, inner)
-    }
-
-    fn leave(&mut self, outer: BlockRef<'c, 'm>) {
-        self.store_registers();
-        self.known.leave();
-        self.effect("scf.yield", &[]);
-        self.block = outer;
-    }
-
-    /// Ends the function.
-    pub(super) fn end(&mut self) {
-        self.effect("llvm.return", &[]);
     }
 }
 

@@ -14,7 +14,7 @@ use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::lanes::LaneScope;
 use birkhoff_ir::kernel::{self, For, ForKind, Index, Inst, Stmt, Var};
-use birkhoff_ir::scalar::Scalar;
+use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use std::collections::BTreeMap;
 
 /// What a variable is: known now, or when the kernel runs.
@@ -51,6 +51,8 @@ pub(super) struct Emitter<'a, 'c, 'm> {
     pub(super) lanes: Option<Lanes<'a, 'c, 'm>>,
     /// Accesses since the last barrier; `None` where control is not uniform, so that there can be no barrier.
     pub(super) pending: Option<Pending>,
+    /// What a variable is at most, where that is known.
+    most: BTreeMap<Var, i64>,
     /// How the lane loops so far were mapped.
     pub(super) lane_modes: BTreeMap<Var, LaneMode>,
 }
@@ -96,6 +98,7 @@ pub(super) fn emit(
         scope: LaneScope::new(func),
         lanes: None,
         pending: Some(Pending::default()),
+        most: BTreeMap::new(),
         lane_modes: BTreeMap::new(),
     };
     if let Some(workspace) = workspace.first() {
@@ -203,6 +206,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             };
             self.bind(axis.base, Val::Ssa(base));
             self.bind(axis.count, count);
+            self.most.insert(axis.count, step);
         }
     }
 
@@ -226,6 +230,27 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     pub(super) fn known(&self, var: Var) -> Option<i64> {
         match self.values.get(var.0 as usize).copied().flatten() {
             Some(Val::Const(value)) => Some(value.as_i64()),
+            _ => None,
+        }
+    }
+
+    /// What an affine index is at most, if that is known.
+    pub(super) fn most(&self, index: &Index) -> Option<i64> {
+        let mut most = index.offset.as_const()?;
+        for (var, coeff) in &index.terms {
+            let coeff = coeff.as_const().filter(|coeff| *coeff >= 0)?;
+            let value = self.known(*var).or_else(|| self.most.get(var).copied())?;
+            most = most.checked_add(coeff.checked_mul(value)?)?;
+        }
+        Some(most)
+    }
+
+    /// The same of what an instruction computes.
+    fn most_of(&self, inst: &Inst) -> Option<i64> {
+        let of = |var: &Var| self.most(&Index::var(*var));
+        match inst {
+            Inst::Index(index) => self.most(index),
+            Inst::Scalar(ScalarOp::Min, args) => args.iter().filter_map(of).min(),
             _ => None,
         }
     }
@@ -330,6 +355,9 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         match stmt {
             Stmt::Let(var, inst) => {
                 let val = self.inst(*var, inst)?;
+                if let Some(most) = self.most_of(inst) {
+                    self.most.insert(*var, most);
+                }
                 self.scope.define(*var, inst);
                 self.bind(*var, val);
                 Ok(())

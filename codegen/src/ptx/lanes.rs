@@ -226,6 +226,16 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     ) -> Result<(), Diagnostic> {
         let width = self.lanes.as_ref().map_or(1, |lanes| lanes.width);
         let step = i64::from(width);
+        if let (Val::Const(first), Some(most)) = (start, self.most(&inner.end))
+            && most.saturating_sub(first.as_i64()) < step
+        {
+            // There is no full chunk.
+            let lanes = self.lanes.take();
+            self.scope.leave();
+            self.remaining(inner, (start, end))?;
+            self.lanes = lanes;
+            return Ok(());
+        }
         let reductions = self.find_reductions(inner)?;
         for reduction in &reductions {
             let identity = self.b.scalar(reduction.dtype, reduction.op.identity(reduction.dtype));

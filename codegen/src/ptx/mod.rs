@@ -13,11 +13,12 @@
 //! as 64-bit integers, then the workspace if the kernel needs one.
 //!
 //! `emit` walks statements, `lanes` maps lane loops, `reduce` combines what lanes have summed, `hazard` places barriers, `regs` and `memory` reach elements, `neighbours` several at once, `scalar` names
-//! operations, `layout` lays out shared memory, `build` appends MLIR that is not `known` yet, `translate` is the way from there to PTX.
+//! operations, `layout` lays out shared memory, `build` appends MLIR that is not `known` yet, `control` its regions, `translate` is the way from there to PTX.
 //! Deliberately absent: decisions (order, widths, tiles and places stand in the kernel), libdevice, and LLVM's functions that
 //! NVPTX cannot select: an operation that is not in `scalar` is refused before LLVM sees it.
 
 mod build;
+mod control;
 mod emit;
 mod hazard;
 mod known;

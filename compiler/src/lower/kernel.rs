@@ -266,7 +266,8 @@ impl KernelLowering<'_, '_> {
                     stage.anchors.iter().copied().filter(|node| graph.nodes[*node].body.is_some()).collect();
                 let work: Vec<Work> = stage.anchors.iter().map(|node| Work::Sum(*node)).collect();
                 let (width, full) = self.token_lanes(stage);
-                self.lowering.tokens(&work, &loops, width, full);
+                let rolled = self.stager.rolled_classes(&stage.anchors);
+                self.lowering.tokens(&work, &loops, width, full, &rolled);
             }
             StageKind::Nest(nest) => {
                 self.open_stage("nest");

@@ -60,6 +60,8 @@ pub struct Lowering<'a> {
     pub tile: i64,
     /// The present index of each class that a loop walks.
     pub at: BTreeMap<Class, Index>,
+    /// Classes along which a token stage has loops.
+    pub rolled: Vec<Class>,
     /// Where values may be loaded from.
     pub readable: BTreeMap<V, Place>,
     /// Where values must be written once computed.
@@ -93,6 +95,7 @@ impl<'a> Lowering<'a> {
             range: None,
             tile: 1,
             at: BTreeMap::new(),
+            rolled: vec![],
             readable: BTreeMap::new(),
             writable: BTreeMap::new(),
             iteration: BTreeMap::new(),

@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 const MAX_MEDIUM: i64 = 256;
 /// Blocks of such an axis, each with code of its own.
 const MAX_PASSES: i64 = 8;
+/// The same for threads, whose passes are larger.
+const MAX_PASSES_OF_THREADS: i64 = 2;
 /// Elements of 4 bytes in half of the nearest cache of a core.
 const NEAR_ELEMS: i64 = 6 * 1024;
 /// Rows that stay there together wherever they are: about as many as places with the same low address.
@@ -33,7 +35,8 @@ impl Stager<'_> {
         let n_passes =
             nest.block.map_or(1, |(class, size)| (self.extent(class).unwrap_or(1) + size - 1) / size);
         // Every pass is code of its own: rather a loop than many.
-        if n_passes > MAX_PASSES { self.nest_with(node, 0) } else { nest }
+        let most = if self.target.lanes == LaneKind::Threads { MAX_PASSES_OF_THREADS } else { MAX_PASSES };
+        if n_passes > most { self.nest_with(node, 0) } else { nest }
     }
 
     /// The loops of a nest, where an accumulator axis of at most `max_medium` elements may be kept in registers.
