@@ -14,11 +14,24 @@ use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::lanes::LaneScope;
-use birkhoff_ir::kernel::{For, Index, Inst, Var};
+use birkhoff_ir::kernel::{For, Index, Inst, Stmt, Var};
 use birkhoff_ir::scalar::Scalar;
 
 /// Threads of a warp.
 pub(super) const WARP: u32 = 32;
+
+/// Most statements that the remaining iterations of a loop are written out for, if registers do not call for it.
+const MAX_UNROLLED: i64 = 64;
+
+/// The number of statements in `block`, at any depth.
+fn statements(block: &[Stmt]) -> i64 {
+    let count = |stmt: &Stmt| match stmt {
+        Stmt::For(inner) => 1 + statements(&inner.body),
+        Stmt::Stage(_, body) => statements(body),
+        _ => 1,
+    };
+    block.iter().map(count).sum()
+}
 
 /// The lane loop around.
 pub(super) struct Lanes<'a, 'c, 'm> {
@@ -232,10 +245,11 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             // There is no full chunk.
             let lanes = self.lanes.take();
             self.scope.leave();
-            self.remaining(inner, (start, end))?;
+            self.remaining(inner, (start, end), chunks.is_some())?;
             self.lanes = lanes;
             return Ok(());
         }
+        let indexes_registers = chunks.is_some();
         let reductions = self.find_reductions(inner)?;
         for reduction in &reductions {
             let identity = self.b.scalar(reduction.dtype, reduction.op.identity(reduction.dtype));
@@ -263,7 +277,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let lanes = self.lanes.take();
         self.scope.leave();
         self.finish_reductions(&reductions, width)?;
-        self.remaining(inner, (middle, end))?;
+        self.remaining(inner, (middle, end), indexes_registers)?;
         self.lanes = lanes;
         Ok(())
     }
@@ -328,12 +342,14 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         &mut self,
         inner: &'a For,
         (start, end): (Val<'c, 'm>, Val<'c, 'm>),
+        indexes_registers: bool,
     ) -> Result<(), Diagnostic> {
         // The loop variable is uniform from here on.
         self.scope.define(inner.var, &Inst::Const(Scalar::Int(0)));
         if let (Val::Const(start), Val::Const(end)) = (start, end) {
             let range = start.as_i64()..end.as_i64();
-            if range.end.saturating_sub(range.start) <= 8 {
+            let n_statements = range.end.saturating_sub(range.start).saturating_mul(statements(&inner.body));
+            if n_statements <= MAX_UNROLLED || indexes_registers {
                 for value in range {
                     self.bind(inner.var, Val::Const(Scalar::Int(value)));
                     self.block(&inner.body)?;
