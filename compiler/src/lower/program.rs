@@ -361,7 +361,7 @@ pub(super) struct Cut {
 pub(super) fn cut(walk: &Walk<'_>, target: &Target) -> Cut {
     let graph = walk.graph;
     let products = library_products(graph, target);
-    let is_anchor = anchors::find(walk, &kept_values(graph, &products));
+    let is_anchor = anchors::find(walk, &kept_values(graph, &products), target.lanes);
     let is_opaque = |node: N| {
         let is_closed = graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
         is_closed || products.contains_key(&node)

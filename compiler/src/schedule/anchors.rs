@@ -3,6 +3,7 @@
 //! A node is an *anchor* if its value is computed once and kept: reductions, contractions, loops, outputs, and elementwise
 //! work that its readers would otherwise repeat. Everything else is inlined into the anchors that read it.
 
+use super::LaneKind;
 use super::axes::Class;
 use super::graph::{GNode, N, V};
 use super::walk::Walk;
@@ -12,6 +13,9 @@ use std::collections::BTreeSet;
 
 /// A reader may repeat work this many times before it is kept instead.
 const MAX_REPEATS: i64 = 128;
+/// The same for a few elements per place of a tile, where lanes are of vectors: kept, they are computed for a vector of places at a
+/// time, and not one by one in front of a row of more elements than this.
+const MAX_ROW_REPEATS: i64 = 8;
 /// A sum of at most this many terms may be written out where it is read.
 const MAX_INLINED_TERMS: i64 = 8;
 /// Quotients and roots of rows longer than this are computed again.
@@ -20,7 +24,7 @@ const MAX_KEPT_ROW: i64 = 256;
 const MAX_HOISTED_ELEMS: i64 = 32;
 
 /// For every node, whether it is an anchor.
-pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>) -> Vec<bool> {
+pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>, lanes: LaneKind) -> Vec<bool> {
     let graph = walk.graph;
     let users = graph.users();
     let mut is_anchor = vec![false; graph.nodes.len()];
@@ -49,7 +53,7 @@ pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>) -> Vec<bool> {
             || gnode.copy
             || (is_structural(gnode.op.kind) && !is_inlined(walk, node, &demand, &readers))
             || (is_arithmetic(gnode.op.kind)
-                && (repeats(walk, gnode.results[0], &demand[gnode.results[0]])
+                && (repeats(walk, gnode.results[0], &demand[gnode.results[0]], lanes)
                     || (is_worth_keeping(walk, node) && readers[gnode.results[0]].len() > 1)));
     }
     is_anchor
@@ -121,14 +125,15 @@ fn is_worth_keeping(walk: &Walk<'_>, node: N) -> bool {
 }
 
 /// True if readers walk a loop that the value does not have, often enough that keeping it pays.
-fn repeats(walk: &Walk<'_>, value: V, demand: &BTreeSet<Class>) -> bool {
+fn repeats(walk: &Walk<'_>, value: V, demand: &BTreeSet<Class>, lanes: LaneKind) -> bool {
     let own = walk.axes.of_value(value);
     let elems = walk.graph.values[value].ty.n_elems().as_const();
     if elems.is_some_and(|elems| elems <= MAX_HOISTED_ELEMS) {
         return false;
     }
+    let per_place: i64 = own.iter().filter_map(|class| walk.axes.extent(*class).as_const()).product();
+    let is_row = lanes == LaneKind::Vector && per_place <= MAX_ROW_REPEATS;
+    let most = if is_row { MAX_ROW_REPEATS } else { MAX_REPEATS };
     let extra = demand.iter().filter(|class| !own.contains(class));
-    extra
-        .into_iter()
-        .any(|class| walk.axes.extent(*class).as_const().is_none_or(|extent| extent > MAX_REPEATS))
+    extra.into_iter().any(|class| walk.axes.extent(*class).as_const().is_none_or(|extent| extent > most))
 }

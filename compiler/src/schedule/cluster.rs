@@ -144,7 +144,7 @@ pub fn partition(walk: &Walk<'_>, is_anchor: &[bool], opaque: &dyn Fn(N) -> bool
             clusters.push(Cluster { anchors: vec![node], is_opaque: true, ..Cluster::default() });
             continue;
         }
-        let place = candidates(walk, &clusters, &cluster_of, node, &deps, earliest.unwrap_or(0))
+        let place = candidates(walk, is_anchor, &clusters, &cluster_of, node, &deps, earliest.unwrap_or(0))
             .into_iter()
             .find_map(|idx| join(walk, is_anchor, &clusters[idx], node).map(|batch| (idx, batch)));
         match place {
@@ -211,9 +211,11 @@ fn order_of(walk: &Walk<'_>, is_anchor: &[bool]) -> Vec<(N, Option<N>)> {
     order
 }
 
-/// Clusters that `node` might join, best first: those of what it reads, then those that read the same memory.
+/// Clusters that `node` might join, best first: those of what it reads, then those that read the same memory, then those that are
+/// cut along the same axes.
 fn candidates(
     walk: &Walk<'_>,
+    is_anchor: &[bool],
     clusters: &[Cluster],
     cluster_of: &[Option<usize>],
     node: N,
@@ -224,10 +226,10 @@ fn candidates(
     let mut producers: Vec<usize> = deps.iter().filter_map(|dep| cluster_of[*dep]).collect();
     producers.sort_unstable();
     producers.reverse();
-    let own = memory_reads(walk, node);
+    let own = memory_reads(walk, is_anchor, node);
     let shares = |idx: &usize| {
-        let cluster = &clusters[*idx];
-        cluster.anchors.iter().any(|other| memory_reads(walk, *other).intersection(&own).next().is_some())
+        let reads = |other: &N| memory_reads(walk, is_anchor, *other);
+        clusters[*idx].anchors.iter().any(|other| reads(other).intersection(&own).next().is_some())
     };
     let others = (earliest..clusters.len()).filter(shares);
     // Handfuls of work have nothing to lose but launches.
@@ -235,7 +237,10 @@ fn candidates(
     let small = (earliest..clusters.len()).filter(|idx| {
         is_handful && clusters[*idx].anchors.iter().all(|other| self::is_handful(walk, *other))
     });
-    for idx in producers.into_iter().chain(others).chain(small) {
+    // Work along the same axes costs a launch less together.
+    let batch = first_batch(walk, node);
+    let alike = (earliest..clusters.len()).filter(|idx| !batch.is_empty() && clusters[*idx].batch == batch);
+    for idx in producers.into_iter().chain(others).chain(small).chain(alike) {
         // A copy in another order is read across its own tiles.
         let is_copy = clusters[idx].anchors.iter().any(|other| walk.graph.nodes[*other].copy);
         if idx >= earliest && !clusters[idx].is_opaque && !is_copy && !order.contains(&idx) {
@@ -245,8 +250,9 @@ fn candidates(
     order
 }
 
-/// Arguments of the function of more than a handful of elements that `node` reads, directly or through other nodes.
-fn memory_reads(walk: &Walk<'_>, node: N) -> BTreeSet<V> {
+/// Arguments of the function of more than a handful of elements that `node` reads, and values that are kept, directly or through
+/// nodes that are not.
+fn memory_reads(walk: &Walk<'_>, is_anchor: &[bool], node: N) -> BTreeSet<V> {
     let mut reads = BTreeSet::new();
     let mut open: Vec<V> = walk.graph.nodes[node].args.clone();
     for inner in walk.body_nodes(node) {
@@ -257,9 +263,15 @@ fn memory_reads(walk: &Walk<'_>, node: N) -> BTreeSet<V> {
         if !seen.insert(value) {
             continue;
         }
+        let is_large = walk.graph.values[value].ty.n_elems().as_const().is_none_or(|n| n > 64);
         match walk.graph.values[value].source {
-            Source::Input(_) if walk.graph.values[value].ty.n_elems().as_const().is_none_or(|n| n > 64) => {
+            Source::Input(_) if is_large => {
                 reads.insert(value);
+            }
+            Source::Node(def, _) if is_anchor[def] && walk.graph.nodes[def].region == 0 => {
+                if is_large {
+                    reads.insert(value);
+                }
             }
             Source::Node(def, _) if walk.graph.nodes[def].body.is_none() => {
                 open.extend(walk.graph.nodes[def].args.iter().copied());

@@ -123,11 +123,25 @@ impl Stager<'_> {
                     && large_summed.contains(&class)
                     && medium.is_none() =>
             {
-                Lanes::Loop(class, width * independent_sums(small_outer))
+                // No more lanes than there are elements: the rest of a row is done one by one.
+                let fits = |factor: &u32| {
+                    self.extent(class).is_none_or(|extent| i64::from(width * factor) <= extent)
+                };
+                let factor =
+                    [4, 2].into_iter().filter(|factor| *factor <= independent_sums(small_outer)).find(fits);
+                Lanes::Loop(class, width * factor.unwrap_or(1))
             }
             other => other,
         };
-        let (block, n_tokens) = self.blocking(medium, lanes, shares && !large_summed.is_empty(), small_outer);
+        // Where a few vectors are a whole row, other rows hide its latency.
+        let is_short = match lanes {
+            Lanes::Loop(class, width) if self.target.lanes == LaneKind::Vector && medium.is_none() => {
+                self.extent(class).is_some_and(|extent| extent <= 2 * i64::from(width))
+            }
+            _ => false,
+        };
+        let shares_code = (shares || (is_short && cut.is_none())) && !large_summed.is_empty();
+        let (block, n_tokens) = self.blocking(medium, lanes, shares_code, small_outer);
         let chunk = match (lanes, loops.as_slice(), large_summed.as_slice()) {
             // Threads of a block share a cache in any case.
             _ if self.target.lanes == LaneKind::Threads => None,
