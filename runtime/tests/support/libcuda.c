@@ -13,7 +13,7 @@ typedef uint64_t CUdeviceptr;
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, INVALID_PTX = 218, LAUNCH_OUT_OF_RESOURCES = 701 };
 enum { MAX_BLOCKS = 4, MEMORY_POOLS = 115 };
 
-static int live_memory, live_streams, live_modules, live_events, n_launches;
+static int live_memory, live_streams, live_modules, live_events, n_launches, n_allocations;
 
 /* What a test asks in the end. */
 CUresult shimLive(int *out) {
@@ -21,6 +21,8 @@ CUresult shimLive(int *out) {
     memcpy(out, all, sizeof all);
     return SUCCESS;
 }
+
+CUresult shimAllocations(int *out) { *out = n_allocations; return SUCCESS; }
 
 CUresult cuInit(unsigned flags) { return flags == 0 ? SUCCESS : INVALID_VALUE; }
 CUresult cuDeviceGet(int *device, int number) { *device = number; return number == 0 ? SUCCESS : 101; }
@@ -55,6 +57,7 @@ CUresult cuMemAllocAsync(CUdeviceptr *out, size_t bytes, void *stream) {
     void *memory = malloc(bytes);
     memset(memory, 0xee, bytes);
     live_memory++;
+    n_allocations++;
     *out = (CUdeviceptr)(uintptr_t)memory;
     return SUCCESS;
 }
