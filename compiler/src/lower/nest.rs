@@ -430,13 +430,6 @@ impl Lowering<'_> {
         }
     }
 
-    /// Classes that a piece of work sums over and that are no loops.
-    pub(super) fn short_sums(&self, nest: &Nest, item: &Work) -> Vec<Class> {
-        let Work::Sum(node) = item else { return vec![] };
-        let leaves = self.walk.axes.summed_leaves(*node).concat();
-        leaves.into_iter().filter(|class| !nest.loops.contains(class)).collect()
-    }
-
     /// Runs `emit` with the present indices set to every place of `classes`.
     fn each_place(&mut self, classes: &[Class], emit: &mut dyn FnMut(&mut Self)) {
         let lengths: Vec<i64> =

@@ -16,6 +16,13 @@ use birkhoff_ir::kernel::{ForKind, Index};
 const MIN_ROLLED: i64 = 96;
 
 impl Lowering<'_> {
+    /// Classes that a piece of work sums over and that are no loops.
+    pub(super) fn short_sums(&self, nest: &Nest, item: &Work) -> Vec<Class> {
+        let Work::Sum(node) = item else { return vec![] };
+        let leaves = self.walk.axes.summed_leaves(*node).concat();
+        leaves.into_iter().filter(|class| !nest.loops.contains(class)).collect()
+    }
+
     /// The classes over which all of `work` sums that are to be loops, if any are.
     pub(super) fn rolled(&self, nest: &Nest, work: &[Work], tokens: &Tokens, block: Block) -> Vec<Class> {
         let Some(first) = work.first() else { return vec![] };
