@@ -30,6 +30,12 @@ fn @gather(acc: f32[T,n], a: f32[T], b: f32[n], e: f32[T,n]) -> (acc: f32[T,n], 
   c = acc + (contract(sin(a), b, spec=\"i,j->ij\", dtype=f32) - outer) * e
   return acc = c, a = tanh(a), b = b * 0.5
 }
+fn @probe(acc: f32[n,n], v: f32[T,n], w: f32[n,n], m: f32[n]) -> (acc: f32[n,n], s: f32[n]) {
+  y = tanh(contract(v, w, spec=\"tn,nm->tm\", dtype=f32)) * exp(m)
+  c = acc - contract(y, v, spec=\"tm,tn->mn\", dtype=f32) + broadcast(reduce_max(y, axes=[0]), shape=[n,n], axes=[1])
+  d = slice(concat(y, v, axis=1), axis=1, start=1, end=n+1)
+  return acc = c, s = reduce_sum(transpose(d, axes=[1,0]), axes=[1])
+}
 fn @scan(a: f32[n], x: f32[n]) -> (a: f32[n], s: f32[n]) {
   c = a + x
   return a = c, s = c
@@ -326,6 +332,12 @@ static ROWS: &[Row] = &[
         &[],
         "acc: f32[T,n], a: f32[T], b: f32[n], e: f32[T,n]",
         "o, q, r = loop(acc, a, b, e) {body=@gather, trip=4, carry=3}",
+    ),
+    (
+        "loop-to-axis",
+        &[],
+        "acc: f32[n,n], v: f32[3,T,n], w: f32[n,n], m: f32[n]",
+        "o, p = loop(acc, v, w, m) {body=@probe, trip=3, carry=1, scan=1}",
     ),
     // doubly stochastic
     ("note-unit-sums", &[], "x: f32[T,n] ~ uniform(0.1, 1)", "o = softmax(x, axis=1)"),

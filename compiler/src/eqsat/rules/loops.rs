@@ -5,6 +5,7 @@
 use super::Class::{Exact, Reassociates};
 use super::Rule;
 use super::accumulated::contract_iterations;
+use super::batched::iterations_at_once;
 use crate::eqsat::import;
 use crate::eqsat::pattern::Match;
 use crate::eqsat::rewriter::Rewriter;
@@ -57,6 +58,13 @@ pub const RULES: &[Rule] = &[
         ("a contraction over the iterations of a loop that stacks vectors", contract_iterations),
         Reassociates,
         "A matrix that gathers products of vectors is written once, not in every iteration.",
+    ),
+    Rule::built(
+        "loop-to-axis",
+        "(get@g (loop@l ..))",
+        ("the body with an axis for the iterations", iterations_at_once),
+        Reassociates,
+        "Iterations that do not wait for each other are larger matrix products, and fuse.",
     ),
 ];
 

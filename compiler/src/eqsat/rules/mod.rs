@@ -2,6 +2,7 @@
 
 mod accumulated;
 pub mod algebra;
+mod batched;
 pub mod contractions;
 pub mod doubly_stochastic;
 pub mod loops;
