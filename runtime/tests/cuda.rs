@@ -69,11 +69,21 @@ fn call(
 
 /// What the stand-in has not got back: memory, streams, modules, events; and the launches so far.
 fn live() -> [i32; 5] {
-    let mut found = [0; 5];
-    // SAFETY: the library is the one that the driver's calls go to, and the function takes room for five numbers.
+    ask(b"shimLive")
+}
+
+/// How often it was asked for memory.
+fn n_allocations() -> i32 {
+    let [found] = ask(b"shimAllocations");
+    found
+}
+
+fn ask<const N: usize>(name: &[u8]) -> [i32; N] {
+    let mut found = [0; N];
+    // SAFETY: the library is the one that the driver's calls go to, and its function of that name takes room for so many numbers.
     unsafe {
         let library = cudarc::driver::sys::culib();
-        let ask = library.get::<unsafe extern "C" fn(*mut i32) -> i32>(b"shimLive").expect("the stand-in");
+        let ask = library.get::<unsafe extern "C" fn(*mut i32) -> i32>(name).expect("the stand-in");
         ask(found.as_mut_ptr());
     }
     found
@@ -113,6 +123,29 @@ fn events_tell_when_kernels_ran() {
         let expected: Vec<_> =
             (0..).zip(kernels).map(|(idx, kernel)| (kernel, at(idx), at(idx + 1))).collect();
         assert_eq!(ms, expected);
+        drop(module);
+        assert_eq!(live()[..4], [0; 4]);
+    });
+}
+
+#[test]
+fn memory_is_kept_from_call_to_call() {
+    with_stand_in("memory_is_kept_from_call_to_call", || {
+        let module = Gpu::open(0).unwrap().load(PTX).unwrap();
+        let taken = |n_tokens: i64| {
+            let before = n_allocations();
+            let (y, _) = call(&mut module.session().unwrap(), n_tokens, false).unwrap();
+            assert!(y == expected(&tokens(n_tokens)), "{n_tokens}");
+            n_allocations() - before
+        };
+        let first = taken(37);
+        let (memory, streams) = (live()[0], live()[1]);
+        assert!(first > 0 && memory == first && streams > 0);
+        // The same sizes and somewhat smaller ones take what is there.
+        assert_eq!([37, 30, 37].map(taken), [0; 3]);
+        // What is much too large is not taken, and not kept: no more memory is there than the last call used.
+        assert!(taken(1) > 0);
+        assert_eq!((live()[0], live()[1]), (memory, streams));
         drop(module);
         assert_eq!(live()[..4], [0; 4]);
     });

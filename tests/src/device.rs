@@ -1,13 +1,17 @@
-//! Running a plan as PTX on the simulated device, launch by launch.
+//! Plans as PTX on the simulated device, with what each launch did.
 //!
-//! In: a plan and its sizes. Out: its kernels, and what each launch did, counted.
+//! In: a plan and its sizes. Out: its kernels, and counts of each launch. The plan is run by the runtime, as for users.
 
-use birkhoff::{Cotangents, Gradient, Loops, Options, Spec, Stage, Target, lower};
+use birkhoff::{Buffer as Array, Cotangents, Gradient, Loops, Options, Spec, Stage, Target, lower};
 use birkhoff_codegen::ptx::{self, Image};
-use birkhoff_ir::dim::{Dim, SizeEnv};
+use birkhoff_ir::diag::{Diagnostic, Span};
+use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::dtype::DType;
-use birkhoff_ir::plan::{self, BufferKind, Program, Step};
-use birkhoff_runtime::ptx_sim::{self, Arg, BufferId, Counts, Launch, Memory, Module, Orders};
+use birkhoff_ir::kernel::Func;
+use birkhoff_ir::plan::{Buffer, BufferKind, Program};
+use birkhoff_runtime::device::{DeviceImage, DeviceProgram, LaunchShape};
+use birkhoff_runtime::ptx_sim::{self, Counts, Module, Orders, SimulatedDevice};
+use birkhoff_runtime::{View, ViewMut};
 
 /// The options of a simulated GPU.
 pub fn options() -> Options {
@@ -29,97 +33,56 @@ pub fn gradient(spec: &Spec) -> Option<Spec> {
     if gradient.wrt.is_empty() { None } else { spec.clone().differentiated(&gradient).ok() }
 }
 
-/// A plan whose kernels run on the simulated device.
-pub struct Device<'p> {
-    /// The plan.
-    pub program: &'p Program,
-    /// Its kernels as PTX.
-    pub image: Image,
-    sizes: SizeEnv,
-    memory: Memory,
-    homes: Vec<BufferId>,
-    /// Kernel and counts of every launch.
-    pub launches: Vec<(usize, Counts)>,
+/// The kernels of a plan as PTX.
+pub fn image(program: &Program) -> Image {
+    ptx::compile_program(program, &ptx::Options::default()).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-impl<'p> Device<'p> {
-    /// Compiles the kernels and fills the inputs with small numbers.
-    pub fn new(program: &'p Program, sizes: &SizeEnv) -> Device<'p> {
-        let image = ptx::compile_program(program, &ptx::Options::default());
-        Device::with_image(program, sizes, image.unwrap_or_else(|errors| panic!("{errors}")))
-    }
+/// How the kernels of an image are launched.
+struct Kernels(Image);
 
-    /// Fills the inputs, for kernels that were compiled before.
-    pub fn with_image(program: &'p Program, sizes: &SizeEnv, image: Image) -> Device<'p> {
-        let mut memory = Memory::new();
-        let mut homes = vec![];
-        for buffer in &program.buffers {
-            let n_elems = buffer.shape.iter().map(|dim| dim.eval(sizes).expect("a size")).product::<i64>();
-            let home = if buffer.kind == BufferKind::Input {
-                memory.add(&buffer.name, &elements(buffer.dtype, n_elems))
-            } else {
-                let bytes = n_elems as usize * buffer.dtype.size_bytes() as usize;
-                memory.add_uninitialized(&buffer.name, bytes)
-            };
-            homes.push(home.expect("a buffer"));
-        }
-        Device { program, image, sizes: sizes.clone(), memory, homes, launches: vec![] }
+impl DeviceImage for Kernels {
+    fn launch_shape(&self, idx: usize, kernel: &Func, sizes: &SizeEnv) -> Result<LaunchShape, Diagnostic> {
+        let info = &self.0.kernels[idx];
+        let size = info.launch_size(kernel, sizes);
+        let size = size.map_err(|error| Diagnostic::input(Span::NONE, error.to_string()))?;
+        let (entry, threads) = (info.entry.clone(), info.threads);
+        Ok(LaunchShape { entry, blocks: size.blocks, threads, workspace_bytes: size.workspace_bytes })
     }
+}
 
-    /// Runs all steps on the PTX `text`.
-    pub fn run(&mut self, text: &str) -> Result<(), String> {
-        let module = Module::parse(text).map_err(|errors| format!("{errors}"))?;
-        let program = self.program;
-        self.steps(&module, &program.steps)
-    }
-
-    fn steps(&mut self, module: &Module, steps: &[Step]) -> Result<(), String> {
-        for step in steps {
-            match step {
-                Step::Launch { kernel, args } => self.launch(module, *kernel as usize, args)?,
-                Step::Loop { var, trip, body, swaps } => {
-                    for count in 0..self.dim(trip) {
-                        self.sizes.insert(var.clone(), count);
-                        self.steps(module, body)?;
-                        swaps.iter().for_each(|(a, b)| self.homes.swap(a.0 as usize, b.0 as usize));
-                    }
-                    self.sizes.remove(var);
-                }
-                Step::Unless { .. } => panic!("this executor reads nothing back"),
-                Step::Contract(_) => panic!("a GPU has no library"),
-            }
-        }
-        Ok(())
-    }
-
-    fn dim(&self, dim: &Dim) -> i64 {
-        dim.eval(&self.sizes).expect("a size")
-    }
-
-    fn launch(&mut self, module: &Module, kernel: usize, args: &[plan::Arg]) -> Result<(), String> {
-        let (func, info) = (&self.program.kernels[kernel], &self.image.kernels[kernel]);
-        let size = info.launch_size(func, &self.sizes).expect("a launch");
-        if size.blocks == 0 {
-            return Ok(());
-        }
-        let mut packed = vec![];
-        for (arg, param) in args.iter().zip(&func.params) {
-            let offset = self.dim(&arg.offset) * param.dtype.size_bytes() as i64;
-            packed.push(Arg::BufferAt(self.homes[arg.buffer.0 as usize], offset));
-        }
-        packed.extend(func.sizes.iter().map(|name| Arg::U64(self.sizes[name] as u64)));
-        if !info.workspace.is_empty() {
-            let workspace = self.memory.add_uninitialized("workspace", size.workspace_bytes as usize);
-            packed.push(Arg::Buffer(workspace.expect("a workspace")));
-        }
-        let launch =
-            Launch { grid: [size.blocks, 1, 1], block: [info.threads, 1, 1], dynamic_shared_bytes: 0 };
-        let options = ptx_sim::Options { block_loads: true, orders: Orders::Forward, ..Default::default() };
-        let entry = module.entry(&info.entry).map_err(|error| format!("{error:?}"))?;
-        let counts = entry.run_with(&options, &launch, &packed, &mut self.memory);
-        self.launches.push((kernel, counts.map_err(|error| format!("{error:?}"))?));
-        Ok(())
-    }
+/// Runs a plan on inputs of small numbers, its kernels taken from the PTX `text`; gives kernel and counts of every launch.
+///
+/// Errors: what the simulated device finds.
+pub fn run(
+    program: &Program,
+    sizes: &SizeEnv,
+    image: &Image,
+    text: &str,
+) -> Result<Vec<(usize, Counts)>, String> {
+    let module = Module::parse(text).map_err(|errors| format!("{errors}"))?;
+    let options = ptx_sim::Options { block_loads: true, orders: Orders::Forward, ..Default::default() };
+    let mut device = SimulatedDevice::new(&module, options);
+    let shape = |buffer: &Buffer| -> Vec<i64> {
+        buffer.shape.iter().map(|dim| dim.eval(sizes).expect("a size")).collect()
+    };
+    let of_kind = |kind: BufferKind| program.buffers.iter().filter(move |buffer| buffer.kind == kind);
+    let filled = |buffer: &Buffer| {
+        let shape = shape(buffer);
+        let bytes = elements(buffer.dtype, shape.iter().product());
+        Array::from_bytes(&bytes, buffer.dtype, &shape).expect("memory")
+    };
+    let given: Vec<Array> = of_kind(BufferKind::Input).map(filled).collect();
+    let inputs: Vec<View<'_>> = given.iter().map(Array::view).collect();
+    let empty = |buffer: &Buffer| Array::zeros(buffer.dtype, &shape(buffer)).expect("memory");
+    let mut taken: Vec<Array> = of_kind(BufferKind::Output).map(empty).collect();
+    let mut outputs: Vec<ViewMut<'_>> = taken.iter_mut().map(Array::view_mut).collect();
+    let kernels = Box::new(Kernels(image.clone()));
+    let plan = DeviceProgram::new(program.clone(), kernels).unwrap_or_else(|errors| panic!("{errors}"));
+    plan.call_into(&mut device, &inputs, &mut outputs, sizes, false)
+        .map_err(|errors| format!("{errors:?}"))?;
+    let kernel = |entry: &str| image.kernels.iter().position(|info| info.entry == entry).expect("an entry");
+    Ok(device.counts().iter().map(|(entry, counts)| (kernel(entry), *counts)).collect())
 }
 
 /// Small numbers, all of the same few: not so small that sums of them vanish, and no integer beyond the least size.

@@ -1,16 +1,13 @@
-//! PTX of whole programs: the same bits as the kernel evaluator on the simulated device, one LLVM in the process, and what
-//! NVIDIA's assembler says.
+//! PTX of whole programs: the same bits as the kernel evaluator on the simulated device, and one LLVM in the process.
 #![cfg(feature = "ptx")]
 
-use birkhoff::{
-    Cotangents, Gradient, Inputs, Loops, Options, Spec, Stage, Target, compile, compile_ptx, lower, ptxas,
-};
+use birkhoff::{Cotangents, Gradient, Inputs, Loops, Options, Spec, Target, compile, compile_ptx};
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::kernel::eval::Array;
 use birkhoff_ir::plan;
 use birkhoff_ir::scalar::Scalar;
 use birkhoff_runtime::View;
-use birkhoff_tests::golden::{files, folder};
+use birkhoff_tests::golden::folder;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -103,39 +100,4 @@ fn one_llvm_is_in_the_process() {
         !own.windows(pass.len()).any(|window| window == pass),
         "LLVM's passes are linked into this program"
     );
-}
-
-#[test]
-fn the_assembler_takes_all_examples() {
-    // Without it there is nothing to check; `tests/run` installs it.
-    let Some(ptxas) = ptxas::find() else { return };
-    let mut failures = vec![];
-    for path in files(&folder("../examples"), "toml").expect("examples") {
-        let spec = Spec::load(&path).unwrap_or_else(|error| panic!("{error}"));
-        for name in spec.functions() {
-            let chosen = spec.clone().function(&name);
-            if lower(&chosen, &Options::default(), Stage::Plan, &mut |_| ()).is_err() {
-                // No target has kernels for it.
-                continue;
-            }
-            let module = match compile_ptx(&chosen, &options(), &mut |_| ()) {
-                Ok(module) => module,
-                Err(error) => {
-                    failures.push(format!("{name}: {error}"));
-                    continue;
-                }
-            };
-            for arch in ["sm_80", "sm_86", "sm_89", "sm_90"] {
-                match ptxas::usage(&ptxas, &module.ptx, arch) {
-                    Ok(usages) => {
-                        for (entry, usage) in usages.iter().filter(|(_, usage)| usage.spill_store_bytes > 0) {
-                            eprintln!("{entry} on {arch}: {usage:?}");
-                        }
-                    }
-                    Err(error) => failures.push(format!("{name}: {error:?}")),
-                }
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -4,7 +4,7 @@
 use birkhoff::Spec;
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::Program;
-use birkhoff_tests::device::{Device, program};
+use birkhoff_tests::device::{image, program, run};
 use birkhoff_tests::golden::folder;
 
 /// Lines that are changed at most, one at a time.
@@ -20,10 +20,10 @@ fn layer() -> (Program, SizeEnv) {
 /// What the device says of the layer's PTX with `change` made to its lines.
 fn outcome(change: impl FnOnce(&mut Vec<String>)) -> Result<(), String> {
     let (program, sizes) = layer();
-    let mut device = Device::new(&program, &sizes);
-    let mut lines: Vec<String> = device.image.ptx.lines().map(str::to_string).collect();
+    let image = image(&program);
+    let mut lines: Vec<String> = image.ptx.lines().map(str::to_string).collect();
     change(&mut lines);
-    device.run(&lines.join("\n"))
+    run(&program, &sizes, &image, &lines.join("\n")).map(|_| ())
 }
 
 /// The numbers of the lines that contain all of `parts`, from 0.
@@ -35,19 +35,18 @@ fn lines_with(lines: &[String], parts: &[&str]) -> Vec<usize> {
 /// Makes `change` to each of these lines in turn, all others as they were; gives what the device says of each.
 fn each(parts: &[&str], change: impl Fn(&str) -> String) -> Vec<String> {
     let (program, sizes) = layer();
-    let image = Device::new(&program, &sizes).image;
+    let image = image(&program);
     let lines: Vec<String> = image.ptx.lines().map(str::to_string).collect();
     let chosen = lines_with(&lines, parts);
     assert!(!chosen.is_empty(), "no line has {parts:?}");
     // Each change is a run of its own: of many lines, some from everywhere.
     let step = chosen.len().div_ceil(MOST_CHANGES);
-    let run = |idx: usize| {
+    let changed = |idx: usize| {
         let mut lines = lines.clone();
         lines[idx] = change(&lines[idx]);
-        let mut device = Device::with_image(&program, &sizes, image.clone());
-        device.run(&lines.join("\n")).err().unwrap_or_default()
+        run(&program, &sizes, &image, &lines.join("\n")).err().unwrap_or_default()
     };
-    chosen.into_iter().step_by(step).map(run).collect()
+    chosen.into_iter().step_by(step).map(changed).collect()
 }
 
 #[test]

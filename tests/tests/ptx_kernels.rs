@@ -5,6 +5,7 @@
 use birkhoff::Buffer;
 use birkhoff::elements::{fill, scalars};
 use birkhoff_codegen::ptx::{Image, Options, compile};
+use birkhoff_ir::diag::ErrorKind;
 use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::build::Builder;
@@ -253,4 +254,41 @@ fn hand_written_kernels_are_what_the_evaluator_says() {
         }
     }
     assert_eq!(refused, Vec::<String>::new());
+}
+
+/// What threads cannot do is refused before anything is emitted, with what it is.
+#[test]
+fn what_the_mapping_lacks_is_refused() {
+    let cases = [
+        (
+            "kernel @run_time(x: read f32[T], y: write f32[T]) sizes T {\n\
+             grid t over T tile 16 as t0, t_count\n\
+             reg a: f32[16] lanes 0 width 8\nreg s: f32[1]\n\
+             decl a\ndecl s\n%zero = const f32 0.0\nstore s[0] = %zero\n\
+             lanes t in 0..t_count width 8 {\n%x = load x[t0+t]\nstore a[t] = %x\n}\n\
+             lanes t in 0..t_count width 8 {\n%v = load a[t]\naccum add s[0], %v\n}\n\
+             lanes t in 0..t_count width 8 {\n%v = load s[0]\nstore y[t0+t] = %v\n}\n}",
+            "cannot compile kernel `run_time`: a reduction over lanes whose number is known only at run time",
+        ),
+        (
+            "kernel @single(x: read f32[64], y: write f32[64]) {\n\
+             reg a: f32[64] lanes 0 width 64\n\
+             decl a\nlanes i in 0..64 width 64 {\n%x = load x[i]\nstore a[i] = %x\n}\n\
+             %v = load a[3]\nlanes i in 0..64 width 64 {\nstore y[i] = %v\n}\n}",
+            "cannot compile kernel `single`: single lanes of the register array `a`",
+        ),
+        (
+            "kernel @many(x: read f32[64], y: write f32[64]) {\n\
+             reg a: f32[4100]\n\
+             decl a\nlanes i in 0..64 width 64 {\n%x = load x[i]\nstore y[i] = %x\n}\n}",
+            "cannot compile kernel `many`: the register array `a` has more than 4096 registers",
+        ),
+    ];
+    for (source, expected) in cases {
+        let func = text::parse(source).unwrap_or_else(|error| panic!("{}\n{source}", error.message)).func;
+        verify::verify(&func).unwrap_or_else(|errors| panic!("{errors}"));
+        let error = compile(&[func], &Options::default()).expect_err(expected).0.remove(0);
+        assert_eq!(error.kind, ErrorKind::Unsupported);
+        assert!(error.message.contains(expected), "found {:?}", error.message);
+    }
 }

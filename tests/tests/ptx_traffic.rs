@@ -5,7 +5,7 @@ use birkhoff::{Spec, Syntax};
 use birkhoff_codegen::ptx::traffic::predict;
 use birkhoff_ir::dim::SizeEnv;
 use birkhoff_ir::plan::Program;
-use birkhoff_tests::device::{Device, gradient, program};
+use birkhoff_tests::device::{gradient, image, program, run};
 use birkhoff_tests::golden::folder;
 
 fn spec(path: &str) -> Spec {
@@ -14,13 +14,13 @@ fn spec(path: &str) -> Spec {
 
 /// Runs the plan and compares every launch with its prediction, to the byte; gives the edge bytes of the first kernel.
 fn assert_predicted(program: &Program, sizes: &SizeEnv) -> u64 {
-    let mut device = Device::new(program, sizes);
-    let text = device.image.ptx.clone();
-    device.run(&text).unwrap_or_else(|error| panic!("{}: {error}", program.name));
+    let image = image(program);
+    let launches = run(program, sizes, &image, &image.ptx);
+    let launches = launches.unwrap_or_else(|error| panic!("{}: {error}", program.name));
     let mut wrong = vec![];
-    for (kernel, counts) in &device.launches {
+    for (kernel, counts) in &launches {
         let func = &program.kernels[*kernel];
-        let moved = predict(func, &device.image.kernels[*kernel], sizes);
+        let moved = predict(func, &image.kernels[*kernel], sizes);
         let moved = moved.unwrap_or_else(|error| panic!("{error:?}"));
         let sum = |side: fn(&birkhoff_ir::kernel::traffic::ParamTraffic) -> u64| {
             moved.params.per_param.iter().map(side).sum::<u64>()
@@ -42,7 +42,7 @@ fn assert_predicted(program: &Program, sizes: &SizeEnv) -> u64 {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let first = &program.kernels[0];
-    predict(first, &device.image.kernels[0], sizes).expect("a prediction").params.edge_bytes()
+    predict(first, &image.kernels[0], sizes).expect("a prediction").params.edge_bytes()
 }
 
 fn sizes(tokens: i64) -> SizeEnv {
@@ -59,13 +59,18 @@ fn the_layer_issues_what_is_predicted() {
     assert_eq!(assert_predicted(&layer, &sizes(n_tokens as i64)), 4 * (streams + parameters));
 }
 
-#[test]
-fn the_layer_in_bf16_issues_what_is_predicted() {
+/// The layer with its streams in bf16.
+fn bf16() -> Spec {
     let path = folder("../examples/mhc_layer.toml");
     let text = std::fs::read_to_string(&path).expect("the example");
     let dtypes = "[dtypes]\nstorage = \"bf16\"\nweights = \"f32\"\ncompute = \"f32\"\n";
     let spec = Spec::parse(Syntax::Toml, "mhc_layer_bf16.toml", &format!("{text}\n{dtypes}"));
-    let layer = program(&spec.unwrap_or_else(|error| panic!("{error}"))).expect("a plan");
+    spec.unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn the_layer_in_bf16_issues_what_is_predicted() {
+    let layer = program(&bf16()).expect("a plan");
     assert_predicted(&layer, &sizes(11));
 }
 
@@ -76,6 +81,13 @@ fn gradients_of_the_layer_issue_what_is_predicted() {
     assert_predicted(&gradient, &sizes(1));
 }
 
+#[test]
+fn gradients_of_the_layer_in_bf16_issue_what_is_predicted() {
+    let gradient = gradient(&bf16().set("iters", 3)).expect("gradients");
+    let gradient = program(&gradient).expect("a plan");
+    assert_predicted(&gradient, &sizes(1));
+}
+
 /// Loads and stores of streams in the layer take 16 bytes of a thread; where bf16 streams meet the sums of the projections, a
 /// thread has registers for 8 bytes of them.
 #[test]
@@ -83,7 +95,7 @@ fn the_layer_moves_128_bits_at_a_time() {
     // Scalars are single.
     for (name, most_narrow) in [("mhc_layer", 4), ("mhc_tilekernels", 20)] {
         let program = program(&spec(&format!("../examples/{name}.toml"))).expect("a plan");
-        let image = Device::new(&program, &sizes(1)).image;
+        let image = image(&program);
         let accesses = |what: &str| image.ptx.lines().filter(|line| line.contains(what)).count();
         let wide = |what: &str| {
             let lines = image.ptx.lines().filter(|line| line.contains(what));
@@ -97,6 +109,6 @@ fn the_layer_moves_128_bits_at_a_time() {
         let (loads, wide_loads) = (accesses("ld.global"), wide("ld.global"));
         assert_eq!(stores, wide_stores, "{}", program.name);
         assert!(loads - wide_loads <= most_narrow, "{}: {wide_loads} of {loads} loads", program.name);
-        assert!(wide_loads > 100, "{}: {wide_loads} of {loads} loads", program.name);
+        assert!(wide_loads > 40, "{}: {wide_loads} of {loads} loads", program.name);
     }
 }

@@ -3,17 +3,19 @@
 //! In: values and compile-time numbers. Out: operations appended to the block at hand, with their results. Types and operations
 //! go through melior's builder; the module is verified before any pass.
 
+use super::control::Guarded;
+use super::known::{Key, Known, Register, identity};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::Scalar;
 use melior::Context;
 use melior::ir::attribute::{
     DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute, TypeAttribute,
 };
-use melior::ir::operation::OperationBuilder;
+use melior::ir::operation::{Operation, OperationBuilder};
 use melior::ir::r#type::IntegerType;
 use melior::ir::{
-    Attribute, Block, BlockLike, BlockRef, Identifier, Location, OperationRef, Region, RegionLike, Type,
-    Value, ValueLike,
+    Attribute, AttributeLike, BlockLike, BlockRef, Identifier, Location, OperationRef, Type, TypeLike, Value,
+    ValueLike,
 };
 
 /// An SSA value.
@@ -27,19 +29,23 @@ pub(super) const SHARED: u32 = 3;
 /// Appends operations to a block.
 pub(super) struct Builder<'c, 'm> {
     pub(super) context: &'c Context,
-    location: Location<'c>,
+    pub(super) location: Location<'c>,
     /// Where operations go.
-    block: BlockRef<'c, 'm>,
+    pub(super) block: BlockRef<'c, 'm>,
     /// The first block of the function, in which registers are allocated.
     entry: BlockRef<'c, 'm>,
     /// The number 1, first in the entry.
     one: Option<OperationRef<'c, 'm>>,
+    pub(super) known: Known<'c, 'm>,
+    /// Guarded code that is not in its place yet.
+    pub(super) open: Option<Guarded<'c, 'm>>,
 }
 
 impl<'c, 'm> Builder<'c, 'm> {
     /// Appends to `entry`, the first block of a function.
     pub(super) fn new(context: &'c Context, entry: BlockRef<'c, 'm>) -> Self {
-        Builder { context, location: Location::unknown(context), block: entry, entry, one: None }
+        let location = Location::unknown(context);
+        Builder { context, location, block: entry, entry, one: None, known: Known::default(), open: None }
     }
 
     // ---- types ------------------------------------------------------------------------------------------------------
@@ -69,6 +75,11 @@ impl<'c, 'm> Builder<'c, 'm> {
         }
     }
 
+    /// The type of neighbouring elements in memory.
+    pub(super) fn vector_type(&self, dtype: DType, n_elems: usize) -> Type<'c> {
+        Type::vector(&[n_elems as u64], self.storage_type(dtype))
+    }
+
     pub(super) fn pointer(&self, space: u32) -> Type<'c> {
         melior::dialect::llvm::r#type::pointer(self.context, space)
     }
@@ -83,10 +94,20 @@ impl<'c, 'm> Builder<'c, 'm> {
         self.named("alignment", IntegerAttribute::new(self.int(64), bytes as i64).into())
     }
 
-    fn append(&mut self, builder: OperationBuilder<'c>) -> OperationRef<'c, 'm> {
+    pub(super) fn built(builder: OperationBuilder<'c>) -> Operation<'c> {
         // Building fails only where result types are inferred, which is left to nobody here.
-        let operation = builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
-        self.block.append_operation(operation)
+        builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"))
+    }
+
+    /// Appends what touches no memory but that of registers or constants.
+    fn append_free(&mut self, builder: OperationBuilder<'c>) -> OperationRef<'c, 'm> {
+        self.block.append_operation(Self::built(builder))
+    }
+
+    /// Appends what has to come after all that came before.
+    pub(super) fn append(&mut self, builder: OperationBuilder<'c>) -> OperationRef<'c, 'm> {
+        self.close_guarded();
+        self.append_free(builder)
     }
 
     fn one_result(op: OperationRef<'c, 'm>) -> Ssa<'c, 'm> {
@@ -96,33 +117,61 @@ impl<'c, 'm> Builder<'c, 'm> {
         }
     }
 
-    /// An operation with one result and no attributes.
-    pub(super) fn op(&mut self, name: &str, args: &[Ssa<'c, 'm>], result: Type<'c>) -> Ssa<'c, 'm> {
+    /// An operation without effects, with one result and no attributes.
+    pub(super) fn op(&mut self, name: &'static str, args: &[Ssa<'c, 'm>], result: Type<'c>) -> Ssa<'c, 'm> {
         self.op_with(name, args, result, &[])
     }
 
+    /// An operation without effects: where an equal one is in sight, that one.
     fn op_with(
         &mut self,
-        name: &str,
+        name: &'static str,
         args: &[Ssa<'c, 'm>],
         result: Type<'c>,
         attributes: &[(Identifier<'c>, Attribute<'c>)],
     ) -> Ssa<'c, 'm> {
-        let builder = OperationBuilder::new(name, self.location)
+        let key = Self::key(name, args, result, attributes);
+        if let Some(value) = self.known.value(&key) {
+            return value;
+        }
+        let builder = self.with_result(name, args, result, attributes);
+        let value = Self::one_result(self.append_free(builder));
+        self.known.add_value(key, value);
+        value
+    }
+
+    fn key(
+        name: &'static str,
+        args: &[Ssa<'c, 'm>],
+        result: Type<'c>,
+        attributes: &[(Identifier<'c>, Attribute<'c>)],
+    ) -> Key {
+        let attributes = attributes.iter().map(|(_, value)| value.to_raw().ptr as usize);
+        let parts = std::iter::once(result.to_raw().ptr as usize).chain(attributes);
+        (name, parts.chain(args.iter().map(|arg| identity(*arg))).collect())
+    }
+
+    fn with_result(
+        &self,
+        name: &str,
+        args: &[Ssa<'c, 'm>],
+        result: Type<'c>,
+        attributes: &[(Identifier<'c>, Attribute<'c>)],
+    ) -> OperationBuilder<'c> {
+        OperationBuilder::new(name, self.location)
             .add_operands(args)
             .add_results(&[result])
-            .add_attributes(attributes);
-        Self::one_result(self.append(builder))
+            .add_attributes(attributes)
     }
 
     /// An operation without results and attributes.
-    fn effect(&mut self, name: &str, args: &[Ssa<'c, 'm>]) {
+    pub(super) fn effect(&mut self, name: &str, args: &[Ssa<'c, 'm>]) {
         let builder = OperationBuilder::new(name, self.location).add_operands(args);
         self.append(builder);
     }
 
     /// An operation whose result has the type of its first operand.
-    pub(super) fn same(&mut self, name: &str, args: &[Ssa<'c, 'm>]) -> Ssa<'c, 'm> {
+    pub(super) fn same(&mut self, name: &'static str, args: &[Ssa<'c, 'm>]) -> Ssa<'c, 'm> {
         let result = args[0].r#type();
         self.op(name, args, result)
     }
@@ -138,7 +187,15 @@ impl<'c, 'm> Builder<'c, 'm> {
 
     fn constant(&mut self, ty: Type<'c>, value: Attribute<'c>) -> Ssa<'c, 'm> {
         let attributes = [self.named("value", value)];
-        self.op_with("arith.constant", &[], ty, &attributes)
+        let key = Self::key("arith.constant", &[], ty, &attributes);
+        if let Some(value) = self.known.value(&key) {
+            return value;
+        }
+        let builder = self.with_result("arith.constant", &[], ty, &attributes);
+        // First in the function, where all of it sees them.
+        let value = Self::one_result(self.entry.insert_operation(0, Self::built(builder)));
+        self.known.add_global(key, value);
+        value
     }
 
     pub(super) fn int_const(&mut self, bits: u32, value: i64) -> Ssa<'c, 'm> {
@@ -223,9 +280,43 @@ impl<'c, 'm> Builder<'c, 'm> {
         self.op_with("llvm.getelementptr", &[base, index], pointer, &attributes)
     }
 
+    /// The address `elems` elements of `ty` behind `base`.
+    pub(super) fn offset_by(&mut self, base: Ssa<'c, 'm>, ty: Type<'c>, elems: i64) -> Ssa<'c, 'm> {
+        let pointer = base.r#type();
+        match i32::try_from(elems) {
+            Ok(0) => base,
+            // The least number stands for an operand.
+            Ok(elems) if elems != i32::MIN => {
+                let indices = DenseI32ArrayAttribute::new(self.context, &[elems]).into();
+                let attributes = [
+                    self.named("rawConstantIndices", indices),
+                    self.named("elem_type", TypeAttribute::new(ty).into()),
+                ];
+                // At every use: it is part of the instruction there, if it is not taken from elsewhere.
+                let builder = self.with_result("llvm.getelementptr", &[base], pointer, &attributes);
+                Self::one_result(self.append_free(builder))
+            }
+            _ => {
+                let elems = self.i64(elems);
+                self.offset(base, ty, elems)
+            }
+        }
+    }
+
     pub(super) fn load(&mut self, ty: Type<'c>, pointer: Ssa<'c, 'm>, align_bytes: u64) -> Ssa<'c, 'm> {
-        let attributes = [self.align(align_bytes)];
-        self.op_with("llvm.load", &[pointer], ty, &attributes)
+        let builder = self.with_result("llvm.load", &[pointer], ty, &[self.align(align_bytes)]);
+        Self::one_result(self.append(builder))
+    }
+
+    /// A load of what nothing in the kernel writes.
+    pub(super) fn load_constant(
+        &mut self,
+        ty: Type<'c>,
+        pointer: Ssa<'c, 'm>,
+        align_bytes: u64,
+    ) -> Ssa<'c, 'm> {
+        let builder = self.with_result("llvm.load", &[pointer], ty, &[self.align(align_bytes)]);
+        Self::one_result(self.append_free(builder))
     }
 
     pub(super) fn store(&mut self, value: Ssa<'c, 'm>, pointer: Ssa<'c, 'm>, align_bytes: u64) {
@@ -236,30 +327,60 @@ impl<'c, 'm> Builder<'c, 'm> {
         self.append(builder);
     }
 
+    /// One element of a vector.
+    pub(super) fn extract(&mut self, vector: Ssa<'c, 'm>, ty: Type<'c>, number: i64) -> Ssa<'c, 'm> {
+        let number = self.int_const(32, number);
+        self.op("llvm.extractelement", &[vector, number], ty)
+    }
+
+    /// A vector with one element replaced.
+    pub(super) fn insert(&mut self, vector: Ssa<'c, 'm>, elem: Ssa<'c, 'm>, number: i64) -> Ssa<'c, 'm> {
+        let number = self.int_const(32, number);
+        self.same("llvm.insertelement", &[vector, elem, number])
+    }
+
     /// A register of a thread: one element, which LLVM makes an SSA value.
-    pub(super) fn register(&mut self, ty: Type<'c>) -> Ssa<'c, 'm> {
+    pub(super) fn register(&mut self, ty: Type<'c>) -> Register {
         let one = match self.one {
             Some(one) => one,
             None => {
                 let i32_type = self.int(32);
                 let value = self.named("value", IntegerAttribute::new(i32_type, 1).into());
-                let builder = OperationBuilder::new("arith.constant", self.location)
-                    .add_results(&[i32_type])
-                    .add_attributes(&[value]);
-                let operation =
-                    builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
-                let one = self.entry.insert_operation(0, operation);
+                let builder = self.with_result("arith.constant", &[], i32_type, &[value]);
+                let one = self.entry.insert_operation(0, Self::built(builder));
                 self.one = Some(one);
                 one
             }
         };
         let elem_type = self.named("elem_type", TypeAttribute::new(ty).into());
-        let builder = OperationBuilder::new("llvm.alloca", self.location)
-            .add_operands(&[Self::one_result(one)])
-            .add_results(&[self.pointer(0)])
-            .add_attributes(&[elem_type]);
-        let operation = builder.build().unwrap_or_else(|_| unreachable!("no result type is inferred"));
-        Self::one_result(self.entry.insert_operation_after(one, operation))
+        let one_value = Self::one_result(one);
+        let builder = self.with_result("llvm.alloca", &[one_value], self.pointer(0), &[elem_type]);
+        let place = self.entry.insert_operation_after(one, Self::built(builder));
+        self.known.add_register(Self::one_result(place))
+    }
+
+    /// What a register holds.
+    pub(super) fn register_value(&mut self, register: Register, dtype: DType) -> Ssa<'c, 'm> {
+        if let Some(value) = self.known.held(register) {
+            return value;
+        }
+        let (ty, place) = (self.compute_type(dtype), self.known.place(register));
+        let value = self.load_constant(ty, place, dtype.size_bytes());
+        self.known.loaded(register, value);
+        value
+    }
+
+    /// Sets a register.
+    pub(super) fn set_register(&mut self, register: Register, value: Ssa<'c, 'm>) {
+        self.known.set(register, value);
+    }
+
+    /// What registers hold goes where regions find it.
+    pub(super) fn store_registers(&mut self) {
+        for (value, place) in self.known.take_pending() {
+            let builder = OperationBuilder::new("llvm.store", self.location).add_operands(&[value, place]);
+            self.append_free(builder);
+        }
     }
 
     /// A value that nobody may use.
@@ -277,127 +398,54 @@ impl<'c, 'm> Builder<'c, 'm> {
 
     // ---- the machine ------------------------------------------------------------------------------------------------
 
-    fn dimension(&mut self, name: &str) -> Ssa<'c, 'm> {
-        let x = Attribute::parse(self.context, "#gpu<dim x>");
-        let x = x.unwrap_or_else(|| unreachable!("the GPU dialect has this attribute"));
-        let attributes = [self.named("dimension", x)];
-        let index = self.op_with(name, &[], Type::index(self.context), &attributes);
-        let ty = self.int(64);
-        self.op("arith.index_cast", &[index], ty)
+    /// A number below 2^31 that the machine keeps.
+    fn special(&mut self, name: &'static str) -> Ssa<'c, 'm> {
+        let (narrow, wide) = (self.int(32), self.int(64));
+        let number = self.op(name, &[], narrow);
+        self.op("arith.extui", &[number], wide)
     }
 
     /// The thread's number in its block.
     pub(super) fn thread_id(&mut self) -> Ssa<'c, 'm> {
-        self.dimension("gpu.thread_id")
+        self.special("nvvm.read.ptx.sreg.tid.x")
     }
 
     /// The block's number in the grid.
     pub(super) fn block_id(&mut self) -> Ssa<'c, 'm> {
-        self.dimension("gpu.block_id")
+        self.special("nvvm.read.ptx.sreg.ctaid.x")
     }
 
     /// The number of blocks.
     pub(super) fn grid_size(&mut self) -> Ssa<'c, 'm> {
-        self.dimension("gpu.grid_dim")
+        self.special("nvvm.read.ptx.sreg.nctaid.x")
     }
 
     /// All threads of the block meet, and see what the others have written.
     pub(super) fn barrier(&mut self) {
-        self.effect("gpu.barrier", &[]);
+        self.effect("nvvm.barrier0", &[]);
     }
 
     /// The 32-bit `value` of the thread in the warp whose number differs in the bits of `mask`.
     pub(super) fn shuffle_xor(&mut self, value: Ssa<'c, 'm>, mask: i64) -> Ssa<'c, 'm> {
-        let (mask, width) = (self.int_const(32, mask), self.int_const(32, 32));
-        self.shuffle("#gpu<shuffle_mode xor>", value, mask, width)
+        let mask = self.int_const(32, mask);
+        self.shuffle("#nvvm<shfl_kind bfly>", value, mask)
     }
 
     /// The 32-bit `value` of the thread `from` of the warp.
     pub(super) fn shuffle_from(&mut self, value: Ssa<'c, 'm>, from: i64) -> Ssa<'c, 'm> {
-        let (from, width) = (self.int_const(32, from), self.int_const(32, 32));
-        self.shuffle("#gpu<shuffle_mode idx>", value, from, width)
+        let from = self.int_const(32, from);
+        self.shuffle("#nvvm<shfl_kind idx>", value, from)
     }
 
-    fn shuffle(
-        &mut self,
-        mode: &str,
-        value: Ssa<'c, 'm>,
-        offset: Ssa<'c, 'm>,
-        width: Ssa<'c, 'm>,
-    ) -> Ssa<'c, 'm> {
-        let mode = Attribute::parse(self.context, mode);
-        let mode = mode.unwrap_or_else(|| unreachable!("the GPU dialect has this attribute"));
-        let builder = OperationBuilder::new("gpu.shuffle", self.location)
-            .add_operands(&[value, offset, width])
-            .add_results(&[value.r#type(), self.int(1)])
-            .add_attributes(&[self.named("mode", mode)]);
-        Self::one_result(self.append(builder))
-    }
-
-    // ---- control ----------------------------------------------------------------------------------------------------
-
-    /// Runs `fill` for `start`, `start + step`, .. while that is below `end`; `step` is positive.
-    pub(super) fn counted_loop<E, T>(
-        state: &mut E,
-        builder: impl Fn(&mut E) -> &mut Builder<'c, 'm>,
-        range: (Ssa<'c, 'm>, Ssa<'c, 'm>, Ssa<'c, 'm>),
-        fill: impl FnOnce(&mut E, Ssa<'c, 'm>) -> T,
-    ) -> T {
-        let this = builder(state);
-        let (start, end, step) = range;
-        let region = Region::new();
-        region.append_block(Block::new(&[(start.r#type(), this.location)]));
-        let op = OperationBuilder::new("scf.for", this.location)
-            .add_operands(&[start, end, step])
-            .add_regions([region]);
-        let op = this.append(op);
-        let outer = this.enter(op, 0);
-        let var = match this.block.argument(0) {
-            Ok(argument) => argument.into(),
-            Err(_) => unreachable!("the block was made with an argument"),
-        };
-        let result = fill(state, var);
-        builder(state).leave(outer);
-        result
-    }
-
-    /// Runs `fill` where `flag` holds.
-    pub(super) fn conditional<E, T>(
-        state: &mut E,
-        builder: impl Fn(&mut E) -> &mut Builder<'c, 'm>,
-        flag: Ssa<'c, 'm>,
-        fill: impl FnOnce(&mut E) -> T,
-    ) -> T {
-        let this = builder(state);
-        let region = Region::new();
-        region.append_block(Block::new(&[]));
-        let op = OperationBuilder::new("scf.if", this.location)
-            .add_operands(&[flag])
-            .add_regions([region, Region::new()]);
-        let op = this.append(op);
-        let outer = this.enter(op, 0);
-        let result = fill(state);
-        builder(state).leave(outer);
-        result
-    }
-
-    /// Goes into the first block of a region; returns the block at hand.
-    fn enter(&mut self, op: OperationRef<'c, 'm>, region: usize) -> BlockRef<'c, 'm> {
-        // SAFETY: the operation was appended to a block of the module, which outlives this builder.
-        let op = unsafe { op.to_ref() };
-        let inner = op.region(region).ok().and_then(|region| region.first_block());
-        let inner = inner.unwrap_or_else(|| unreachable!("the region was made with a block"));
-        std::mem::replace(&mut self.block, inner)
-    }
-
-    fn leave(&mut self, outer: BlockRef<'c, 'm>) {
-        self.effect("scf.yield", &[]);
-        self.block = outer;
-    }
-
-    /// Ends the function.
-    pub(super) fn end(&mut self) {
-        self.effect("llvm.return", &[]);
+    /// All 32 threads of a warp take part, and none is out of range.
+    fn shuffle(&mut self, kind: &str, value: Ssa<'c, 'm>, offset: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
+        let kind = Attribute::parse(self.context, kind);
+        let kind = kind.unwrap_or_else(|| unreachable!("the NVVM dialect has this attribute"));
+        let (everyone, last) = (self.int_const(32, -1), self.int_const(32, 31));
+        let kind = self.named("kind", kind);
+        let builder =
+            self.with_result("nvvm.shfl.sync", &[everyone, value, offset, last], value.r#type(), &[kind]);
+        Self::one_result(self.append_free(builder))
     }
 }
 

@@ -1,4 +1,4 @@
-//! One kernel as a function of the MLIR dialects scf, arith, gpu and llvm.
+//! One kernel as a function of the MLIR dialects scf, arith, nvvm and llvm.
 //!
 //! In: a verified [`kernel::Func`]. Out: an `llvm.func` in a `gpu.module`. One block of threads computes a tile after the other;
 //! all threads run what is outside lane loops, and a lane of a chunk is a thread. See the module's text for the mapping.
@@ -14,7 +14,7 @@ use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::lanes::LaneScope;
 use birkhoff_ir::kernel::{self, For, ForKind, Index, Inst, Stmt, Var};
-use birkhoff_ir::scalar::Scalar;
+use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use std::collections::BTreeMap;
 
 /// What a variable is: known now, or when the kernel runs.
@@ -44,13 +44,15 @@ pub(super) struct Emitter<'a, 'c, 'm> {
     /// True in the first thread.
     pub(super) is_first: Ssa<'c, 'm>,
     pub(super) values: Vec<Option<Val<'c, 'm>>>,
-    pub(super) regs: Vec<Option<RegArray<'c, 'm>>>,
+    pub(super) regs: Vec<Option<RegArray>>,
     /// What is per-lane at this point.
     pub(super) scope: LaneScope,
     /// The lane loop around, while its chunks are emitted.
     pub(super) lanes: Option<Lanes<'a, 'c, 'm>>,
     /// Accesses since the last barrier; `None` where control is not uniform, so that there can be no barrier.
     pub(super) pending: Option<Pending>,
+    /// What a variable is at most, where that is known.
+    most: BTreeMap<Var, i64>,
     /// How the lane loops so far were mapped.
     pub(super) lane_modes: BTreeMap<Var, LaneMode>,
 }
@@ -96,6 +98,7 @@ pub(super) fn emit(
         scope: LaneScope::new(func),
         lanes: None,
         pending: Some(Pending::default()),
+        most: BTreeMap::new(),
         lane_modes: BTreeMap::new(),
     };
     if let Some(workspace) = workspace.first() {
@@ -104,6 +107,12 @@ pub(super) fn emit(
     emitter.tiles()?;
     emitter.b.end();
     Ok(emitter.lane_modes)
+}
+
+/// The sizes in a polynomial, and its constant.
+pub(super) fn split_constant(dim: &Dim) -> (Dim, i64) {
+    let constant = dim.terms().find(|(names, _)| names.is_empty()).map_or(0, |(_, coeff)| coeff);
+    (dim.sub(&Dim::constant(constant)), constant)
 }
 
 impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
@@ -197,6 +206,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             };
             self.bind(axis.base, Val::Ssa(base));
             self.bind(axis.count, count);
+            self.most.insert(axis.count, step);
         }
     }
 
@@ -220,6 +230,27 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     pub(super) fn known(&self, var: Var) -> Option<i64> {
         match self.values.get(var.0 as usize).copied().flatten() {
             Some(Val::Const(value)) => Some(value.as_i64()),
+            _ => None,
+        }
+    }
+
+    /// What an affine index is at most, if that is known.
+    pub(super) fn most(&self, index: &Index) -> Option<i64> {
+        let mut most = index.offset.as_const()?;
+        for (var, coeff) in &index.terms {
+            let coeff = coeff.as_const().filter(|coeff| *coeff >= 0)?;
+            let value = self.known(*var).or_else(|| self.most.get(var).copied())?;
+            most = most.checked_add(coeff.checked_mul(value)?)?;
+        }
+        Some(most)
+    }
+
+    /// The same of what an instruction computes.
+    fn most_of(&self, inst: &Inst) -> Option<i64> {
+        let of = |var: &Var| self.most(&Index::var(*var));
+        match inst {
+            Inst::Index(index) => self.most(index),
+            Inst::Scalar(ScalarOp::Min, args) => args.iter().filter_map(of).min(),
             _ => None,
         }
     }
@@ -261,6 +292,18 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
 
     /// The value of an affine index.
     pub(super) fn index(&mut self, index: &Index) -> Result<Val<'c, 'm>, Diagnostic> {
+        Ok(match self.index_parts(index)? {
+            (None, value) => Val::Const(Scalar::Int(value)),
+            (Some(sum), 0) => Val::Ssa(sum),
+            (Some(sum), offset) => {
+                let offset = self.b.i64(offset);
+                Val::Ssa(self.b.add(sum, offset))
+            }
+        })
+    }
+
+    /// An affine index as a value, if any of it is not known now, and what is to be added to that.
+    pub(super) fn index_parts(&mut self, index: &Index) -> Result<(Option<Ssa<'c, 'm>>, i64), Diagnostic> {
         let mut offset = index.offset.clone();
         let mut sum: Option<Ssa<'c, 'm>> = None;
         for (var, coeff) in &index.terms {
@@ -277,21 +320,22 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
                 }
             }
         }
-        Ok(match (sum, offset.as_const()) {
-            (None, Some(value)) => Val::Const(Scalar::Int(value)),
-            (Some(sum), Some(0)) => Val::Ssa(sum),
-            (Some(sum), _) => {
-                let offset = self.dim(&offset);
-                Val::Ssa(self.b.add(sum, offset))
-            }
-            (None, None) => Val::Ssa(self.dim(&offset)),
-        })
+        let (sizes, constant) = split_constant(&offset);
+        if !sizes.is_const(0) {
+            let sizes = self.dim(&sizes);
+            sum = Some(sum.map_or(sizes, |sum| self.b.add(sum, sizes)));
+        }
+        Ok((sum, constant))
     }
 
     // ---- statements -------------------------------------------------------------------------------------------------
 
     pub(super) fn block(&mut self, block: &'a [Stmt]) -> Result<(), Diagnostic> {
-        let result = block.iter().try_for_each(|stmt| self.stmt(stmt));
+        let parts = self.neighbours(block);
+        let result = block.iter().enumerate().try_for_each(|(idx, stmt)| match parts.get(&idx) {
+            Some(part) => self.part(stmt, part),
+            None => self.stmt(stmt),
+        });
         // What is known of a variable holds in its scope only: accesses of code to come are judged by what is bound.
         for stmt in block {
             if let Stmt::Let(var, _) = stmt {
@@ -311,6 +355,9 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         match stmt {
             Stmt::Let(var, inst) => {
                 let val = self.inst(*var, inst)?;
+                if let Some(most) = self.most_of(inst) {
+                    self.most.insert(*var, most);
+                }
                 self.scope.define(*var, inst);
                 self.bind(*var, val);
                 Ok(())

@@ -56,6 +56,17 @@ pub(super) fn scratch_accesses(width: u32) -> [Access; 2] {
     ]
 }
 
+/// Stands for the memory through which their results go back.
+const RESULTS: Mem = Mem::Local(LocalId(u32::MAX - 1));
+
+/// What lane reductions do there: some threads write, all read.
+pub(super) fn result_accesses() -> [Access; 2] {
+    [
+        Access { mem: RESULTS, writes: true, threads: Threads::Lanes(vec![]) },
+        Access { mem: RESULTS, writes: false, threads: Threads::All },
+    ]
+}
+
 impl Access {
     fn meets(&self, other: &Access) -> bool {
         self.mem == other.mem && (self.writes || other.writes) && !self.same_thread(other)
@@ -133,6 +144,7 @@ impl<'a> Emitter<'a, '_, '_> {
                         found.extend(&plan.facts.accesses);
                         if plan.facts.has_reductions && width > WARP {
                             found.extend(&scratch_accesses(width));
+                            found.extend(&result_accesses());
                         }
                     }
                     ForKind::Seq | ForKind::Unroll => self.collect(&inner.body, scope, found),

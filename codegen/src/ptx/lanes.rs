@@ -1,25 +1,37 @@
-//! Lane loops over the threads of a block, and lane reductions.
+//! Lane loops over the threads of a block.
 //!
 //! In: a loop over lanes. Out: code in which a lane of a chunk is a thread. A loop whose iterations never meet is shared out
 //! among the threads, its remaining iterations like the others. A loop with reductions, or in which lanes read what others
 //! write, is run by all threads together, chunk by chunk, with barriers where lanes meet; its remaining iterations run
-//! one by one, as the kernel IR orders them. Partials are combined by halves: those of different warps through shared memory,
-//! those of one warp by shuffles, so that all threads end with the same bits.
+//! one by one, as the kernel IR orders them. `reduce` combines what lanes have summed.
 
 use super::LaneMode;
 use super::build::{Builder, IntCompare, Ssa};
 use super::emit::{Emitter, Val};
-use super::hazard::{Access, LaneFacts, Threads, meet_each_other, scratch_accesses};
-use super::layout::SCRATCH_BATCH;
+use super::hazard::{Access, LaneFacts, Threads, meet_each_other};
+use super::reduce::Reduction;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
-use birkhoff_ir::kernel::lanes::{AccumKind, LaneScope};
-use birkhoff_ir::kernel::{AccumOp, Block, For, ForKind, Index, Inst, Mem, Stmt, Var};
-use birkhoff_ir::scalar::{Scalar, ScalarOp};
+use birkhoff_ir::kernel::lanes::LaneScope;
+use birkhoff_ir::kernel::{For, Index, Inst, Stmt, Var};
+use birkhoff_ir::scalar::Scalar;
 
 /// Threads of a warp.
 pub(super) const WARP: u32 = 32;
+
+/// Most statements that the remaining iterations of a loop are written out for, if registers do not call for it.
+const MAX_UNROLLED: i64 = 64;
+
+/// The number of statements in `block`, at any depth.
+fn statements(block: &[Stmt]) -> i64 {
+    let count = |stmt: &Stmt| match stmt {
+        Stmt::For(inner) => 1 + statements(&inner.body),
+        Stmt::Stage(_, body) => statements(body),
+        _ => 1,
+    };
+    block.iter().map(count).sum()
+}
 
 /// The lane loop around.
 pub(super) struct Lanes<'a, 'c, 'm> {
@@ -30,24 +42,7 @@ pub(super) struct Lanes<'a, 'c, 'm> {
     pub(super) base: Option<i64>,
     /// Which threads store: those that are lanes, where others compute along.
     pub(super) guard: Option<Ssa<'c, 'm>>,
-    reductions: Vec<Reduction<'c, 'm>>,
-}
-
-/// An element that lanes reduce into.
-#[derive(Clone, PartialEq, Debug)]
-struct Target {
-    mem: Mem,
-    /// With all constants in it resolved.
-    index: Vec<Index>,
-}
-
-/// Partial results of a reduction over lanes: one register per thread.
-#[derive(Clone)]
-struct Reduction<'c, 'm> {
-    target: Target,
-    op: AccumOp,
-    dtype: DType,
-    partial: Ssa<'c, 'm>,
+    pub(super) reductions: Vec<Reduction>,
 }
 
 /// How a lane loop is mapped.
@@ -170,7 +165,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     /// The number of this thread's lane; threads beyond the lanes go along with those.
-    fn lane(&mut self, width: u32) -> Ssa<'c, 'm> {
+    pub(super) fn lane(&mut self, width: u32) -> Ssa<'c, 'm> {
         if width >= self.limits.threads {
             return self.thread;
         }
@@ -244,10 +239,21 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     ) -> Result<(), Diagnostic> {
         let width = self.lanes.as_ref().map_or(1, |lanes| lanes.width);
         let step = i64::from(width);
+        if let (Val::Const(first), Some(most)) = (start, self.most(&inner.end))
+            && most.saturating_sub(first.as_i64()) < step
+        {
+            // There is no full chunk.
+            let lanes = self.lanes.take();
+            self.scope.leave();
+            self.remaining(inner, (start, end), chunks.is_some())?;
+            self.lanes = lanes;
+            return Ok(());
+        }
+        let indexes_registers = chunks.is_some();
         let reductions = self.find_reductions(inner)?;
         for reduction in &reductions {
             let identity = self.b.scalar(reduction.dtype, reduction.op.identity(reduction.dtype));
-            self.set_register(reduction.partial, reduction.dtype, identity);
+            self.b.set_register(reduction.partial, identity);
         }
         if let Some(lanes) = &mut self.lanes {
             lanes.reductions = reductions.clone();
@@ -271,7 +277,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         let lanes = self.lanes.take();
         self.scope.leave();
         self.finish_reductions(&reductions, width)?;
-        self.remaining(inner, (middle, end))?;
+        self.remaining(inner, (middle, end), indexes_registers)?;
         self.lanes = lanes;
         Ok(())
     }
@@ -336,12 +342,14 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         &mut self,
         inner: &'a For,
         (start, end): (Val<'c, 'm>, Val<'c, 'm>),
+        indexes_registers: bool,
     ) -> Result<(), Diagnostic> {
         // The loop variable is uniform from here on.
         self.scope.define(inner.var, &Inst::Const(Scalar::Int(0)));
         if let (Val::Const(start), Val::Const(end)) = (start, end) {
             let range = start.as_i64()..end.as_i64();
-            if range.end.saturating_sub(range.start) <= 8 {
+            let n_statements = range.end.saturating_sub(range.start).saturating_mul(statements(&inner.body));
+            if n_statements <= MAX_UNROLLED || indexes_registers {
                 for value in range {
                     self.bind(inner.var, Val::Const(Scalar::Int(value)));
                     self.block(&inner.body)?;
@@ -368,199 +376,5 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
                 },
             )
         })
-    }
-
-    // ---- reductions -------------------------------------------------------------------------------------------------
-
-    /// All elements that the body reduces into, with a register each for the partial result.
-    fn find_reductions(&mut self, inner: &'a For) -> Result<Vec<Reduction<'c, 'm>>, Diagnostic> {
-        let mut found = vec![];
-        let mut scope = self.scope.clone();
-        self.scan(&inner.body, &mut scope, &mut found)?;
-        Ok(found)
-    }
-
-    fn scan(
-        &mut self,
-        block: &'a Block,
-        scope: &mut LaneScope,
-        found: &mut Vec<Reduction<'c, 'm>>,
-    ) -> Result<(), Diagnostic> {
-        for stmt in block {
-            match stmt {
-                Stmt::Decl(id) => scope.declare(*id),
-                Stmt::Stage(_, body) => self.scan(body, scope, found)?,
-                Stmt::For(inner) if inner.kind == ForKind::Unroll => {
-                    for value in self.constant_bounds(inner)? {
-                        self.bind(inner.var, Val::Const(Scalar::Int(value)));
-                        self.scan(&inner.body, scope, found)?;
-                    }
-                    self.unbind(inner.var);
-                }
-                Stmt::For(inner) => self.scan(&inner.body, scope, found)?,
-                Stmt::Accum { op, mem, index, .. } if scope.accum_kind(*mem, index) == AccumKind::Reduce => {
-                    let target = self.target(*mem, index);
-                    let dtype = self.func.mem_dtype(*mem).compute();
-                    match found.iter().find(|reduction| reduction.target == target) {
-                        Some(known) if known.op.combine() != op.combine() => {
-                            return Err(self.broken("one element is reduced by two operations"));
-                        }
-                        Some(_) => {}
-                        None => {
-                            let ty = self.b.compute_type(dtype);
-                            let partial = self.b.register(ty);
-                            found.push(Reduction { target, op: *op, dtype, partial });
-                        }
-                    }
-                }
-                Stmt::Let(var, inst) => scope.define(*var, inst),
-                Stmt::Store { .. } | Stmt::Accum { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn target(&self, mem: Mem, index: &[Index]) -> Target {
-        let index = index.iter().map(|index| resolve(index, |var| self.known(var))).collect();
-        Target { mem, index }
-    }
-
-    /// Combines the partial results by halves and adds them to their targets.
-    fn finish_reductions(&mut self, reductions: &[Reduction<'c, 'm>], width: u32) -> Result<(), Diagnostic> {
-        let batch = if width > WARP { SCRATCH_BATCH } else { reductions.len().max(1) };
-        for batch in reductions.chunks(batch) {
-            let mut totals: Vec<Ssa<'c, 'm>> = vec![];
-            for reduction in batch {
-                totals.push(self.register_value(reduction.partial, reduction.dtype));
-            }
-            if width > WARP {
-                self.across_warps(batch, &mut totals, width)?;
-            }
-            for (reduction, mut total) in batch.iter().zip(totals) {
-                let (dtype, op) = (reduction.dtype, reduction.op.combine());
-                let mut half = width.min(WARP) / 2;
-                while half > 0 {
-                    let other = self.shuffle_xor(total, dtype, i64::from(half));
-                    total = self.combine(op, dtype, total, other)?;
-                    half /= 2;
-                }
-                self.add_total(reduction, total)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Combines by halves down to the lanes of one warp, which every warp then has.
-    fn across_warps(
-        &mut self,
-        batch: &[Reduction<'c, 'm>],
-        totals: &mut [Ssa<'c, 'm>],
-        width: u32,
-    ) -> Result<(), Diagnostic> {
-        let Some(scratch) = self.scratch() else {
-            return Err(self.broken("it has no memory for reductions"));
-        };
-        let [write, read] = scratch_accesses(width);
-        self.meet(&[write]);
-        let byte = self.b.int(8);
-        let lane = self.lane(width);
-        let elem_bytes = self.layout.scratch_elem_bytes as i64;
-        let slot_bytes = self.b.i64(elem_bytes);
-        let lane_bytes = self.b.mul(lane, slot_bytes);
-        let row = |idx: usize, lane: u32| (idx as i64 * i64::from(width) + i64::from(lane)) * elem_bytes;
-        let own = self.b.offset(scratch, byte, lane_bytes);
-        for (idx, (reduction, total)) in batch.iter().zip(totals.iter()).enumerate() {
-            let (offset, total) = (self.b.i64(row(idx, 0)), *total);
-            let pointer = self.b.offset(own, byte, offset);
-            let align = reduction.dtype.size_bytes();
-            let guard = (width < self.limits.threads).then(|| {
-                let n_lanes = self.b.i64(i64::from(width));
-                self.b.cmpi(IntCompare::Slt, self.thread, n_lanes)
-            });
-            self.guarded(guard, |this| {
-                this.b.store(total, pointer, align);
-                Ok(())
-            })?;
-        }
-        self.meet(&[read]);
-        let mask = self.b.i64(i64::from(WARP) - 1);
-        let in_warp = self.b.and(self.thread, mask);
-        let in_warp = self.b.mul(in_warp, slot_bytes);
-        let first = self.b.offset(scratch, byte, in_warp);
-        for (idx, (reduction, total)) in batch.iter().zip(totals).enumerate() {
-            let (dtype, op) = (reduction.dtype, reduction.op.combine());
-            let ty = self.b.compute_type(dtype);
-            let mut parts = vec![];
-            for warp in 0..width / WARP {
-                let offset = self.b.i64(row(idx, warp * WARP));
-                let pointer = self.b.offset(first, byte, offset);
-                parts.push(self.b.load(ty, pointer, dtype.size_bytes()));
-            }
-            while parts.len() > 1 {
-                let high = parts.split_off(parts.len() / 2);
-                for (low, high) in parts.iter_mut().zip(high) {
-                    *low = self.combine(op, dtype, *low, high)?;
-                }
-            }
-            *total = parts[0];
-        }
-        Ok(())
-    }
-
-    fn combine(
-        &mut self,
-        op: ScalarOp,
-        dtype: DType,
-        a: Ssa<'c, 'm>,
-        b: Ssa<'c, 'm>,
-    ) -> Result<Ssa<'c, 'm>, Diagnostic> {
-        let value = self.scalar_op(op, dtype, &[Val::Ssa(a), Val::Ssa(b)])?;
-        Ok(self.ssa(value, dtype))
-    }
-
-    fn add_total(&mut self, reduction: &Reduction<'c, 'm>, total: Ssa<'c, 'm>) -> Result<(), Diagnostic> {
-        let (dtype, op) = (reduction.dtype, reduction.op.combine());
-        self.update(reduction.target.mem, &reduction.target.index, |this, before| {
-            this.combine(op, dtype, before, total)
-        })
-    }
-
-    /// An update of an element, or of the partial result of a reduction.
-    pub(super) fn accum(
-        &mut self,
-        op: AccumOp,
-        mem: Mem,
-        index: &'a [Index],
-        args: &[Var],
-    ) -> Result<(), Diagnostic> {
-        let dtype = self.func.mem_dtype(mem).compute();
-        let args = args.iter().map(|arg| self.var(*arg)).collect::<Result<Vec<_>, _>>()?;
-        let accumulate = |this: &mut Self, before: Ssa<'c, 'm>| match (op, args.as_slice()) {
-            (AccumOp::MulAdd, [a, b]) if dtype.is_float() => {
-                Ok(this.b.same("llvm.intr.fma", &[*a, *b, before]))
-            }
-            (AccumOp::MulAdd, [a, b]) => {
-                let product = this.b.mul(*a, *b);
-                Ok(this.b.add(before, product))
-            }
-            (_, [a]) => this.combine(op.combine(), dtype, before, *a),
-            _ => Err(this.broken("an accumulation has the wrong number of values")),
-        };
-        let is_reduction = self.lanes.is_some() && self.scope.accum_kind(mem, index) == AccumKind::Reduce;
-        if !is_reduction {
-            return self.update(mem, index, accumulate);
-        }
-        let target = self.target(mem, index);
-        let found = self
-            .lanes
-            .as_ref()
-            .and_then(|lanes| lanes.reductions.iter().find(|other| other.target == target));
-        let Some(reduction) = found.cloned() else {
-            return Err(self.broken("a lane reduction was not found before its loop"));
-        };
-        let before = self.register_value(reduction.partial, dtype);
-        let after = accumulate(self, before)?;
-        self.set_register(reduction.partial, dtype, after);
-        Ok(())
     }
 }

@@ -38,8 +38,8 @@ pub(super) struct Layout {
     pub(super) homes: Vec<Home>,
     /// Of the memory for lane reductions, if there are any across warps.
     pub(super) scratch: Option<u64>,
-    /// Bytes of a partial result there.
-    pub(super) scratch_elem_bytes: u64,
+    /// How many bytes into that the results of reductions are.
+    pub(super) results_offset: u64,
     /// Bytes of shared memory in all.
     pub(super) shared_bytes: u64,
     /// Bytes of each array in a block's part of the workspace; each starts at a multiple of [`ALIGN_BYTES`].
@@ -53,7 +53,8 @@ pub(super) fn layout(func: &Func) -> Layout {
     let targets = func.locals.iter().map(|local| local.dtype.compute().size_bytes());
     let scratch_elem_bytes = targets.max().unwrap_or(4).max(4);
     let scratch = (width > WARP).then_some(0);
-    let mut total = scratch.map_or(0, |_| SCRATCH_BATCH as u64 * u64::from(width) * scratch_elem_bytes);
+    let results_offset = SCRATCH_BATCH as u64 * u64::from(width) * scratch_elem_bytes;
+    let mut total = scratch.map_or(0, |_| results_offset + SCRATCH_BATCH as u64 * scratch_elem_bytes);
     let in_tile = func.locals.iter().enumerate().filter(|(_, local)| local.space == Space::Tile);
     let mut by_size: Vec<(u64, usize)> = vec![];
     let mut outside: Vec<usize> = vec![];
@@ -80,7 +81,7 @@ pub(super) fn layout(func: &Func) -> Layout {
         homes[idx] = Home::Workspace(workspace.len());
         workspace.push(local_bytes(&func.locals[idx]));
     }
-    Layout { homes, scratch, scratch_elem_bytes, shared_bytes: total, workspace }
+    Layout { homes, scratch, results_offset, shared_bytes: total, workspace }
 }
 
 fn local_bytes(local: &Local) -> Dim {

@@ -4,14 +4,14 @@
 //! the first alone; per-lane elements by their lanes. bf16 and f16 are widened and rounded by conversions of the machine.
 
 use super::build::{Builder, Ssa};
-use super::emit::{Emitter, Val};
+use super::emit::Emitter;
 use super::hazard::Access;
 use super::layout::{ALIGN_BYTES, Home};
 use super::regs::Slot;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::dtype::DType;
-use birkhoff_ir::kernel::{Index, Mem, Var};
+use birkhoff_ir::kernel::{self, Index, Mem, Var};
 
 impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     /// Runs `emit` in the threads where `guard` holds.
@@ -22,7 +22,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     ) -> Result<(), Diagnostic> {
         match guard {
             None => emit(self),
-            Some(guard) => Builder::conditional(self, |this| &mut this.b, guard, emit),
+            Some(guard) => Builder::guarded(self, |this| &mut this.b, guard, emit),
         }
     }
 
@@ -32,7 +32,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             return self.read_register(&slot);
         }
         self.meet_at(mem, index, &[(false, false)]);
-        let place = self.address(mem, index)?;
+        let place = self.address(mem, &self.linear(mem, index))?;
         Ok(self.load_element(mem, place))
     }
 
@@ -49,7 +49,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         self.meet_at(mem, index, &[(true, false)]);
         let guard = self.writers(index);
         self.guarded(guard, |this| {
-            let place = this.address(mem, index)?;
+            let place = this.address(mem, &this.linear(mem, index))?;
             this.store_element(mem, place, value);
             Ok(())
         })
@@ -70,7 +70,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         self.meet_at(mem, index, &[(false, true), (true, true)]);
         let guard = self.writers(index);
         self.guarded(guard, |this| {
-            let place = this.address(mem, index)?;
+            let place = this.address(mem, &this.linear(mem, index))?;
             let before = this.load_element(mem, place);
             let after = change(this, before)?;
             this.store_element(mem, place, after);
@@ -79,7 +79,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     /// Which threads write an element: its lanes, or the first.
-    fn writers(&self, index: &[Index]) -> Option<Ssa<'c, 'm>> {
+    pub(super) fn writers(&self, index: &[Index]) -> Option<Ssa<'c, 'm>> {
         match &self.lanes {
             Some(lanes) if self.scope.any_varies(index) => lanes.guard,
             _ => Some(self.is_first),
@@ -87,7 +87,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     /// Lets threads meet before accesses of an element, if they must; each is whether it writes, and whether it is an update.
-    fn meet_at(&mut self, mem: Mem, index: &[Index], kinds: &[(bool, bool)]) {
+    pub(super) fn meet_at(&mut self, mem: Mem, index: &[Index], kinds: &[(bool, bool)]) {
         if self.pending.is_none() {
             return;
         }
@@ -107,29 +107,31 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
 
     // ---- addresses --------------------------------------------------------------------------------------------------
 
-    /// The address of an element, and what it is known to be a multiple of, in bytes: LLVM joins accesses by that.
-    fn address(&mut self, mem: Mem, index: &[Index]) -> Result<(Ssa<'c, 'm>, u64), Diagnostic> {
-        let shape = self.func.mem_shape(mem);
+    /// How many elements behind the first of a memory an element is.
+    pub(super) fn linear(&self, mem: Mem, index: &[Index]) -> Index {
         let mut linear = Index::default();
         let mut stride = Dim::constant(1);
-        for (index, extent) in index.iter().zip(shape).rev() {
+        for (index, extent) in index.iter().zip(self.func.mem_shape(mem)).rev() {
             linear = linear.add(&index.scale(&stride));
             stride = stride.mul(extent);
         }
+        linear
+    }
+
+    /// The address of the element at `linear`, and what it is known to be a multiple of, in bytes.
+    pub(super) fn address(&mut self, mem: Mem, linear: &Index) -> Result<(Ssa<'c, 'm>, u64), Diagnostic> {
         let dtype = self.func.mem_dtype(mem);
-        let align = self.align_bytes(mem, &linear);
+        let align = self.align_bytes(mem, linear);
         let base = self.base(mem)?;
         let ty = self.b.storage_type(dtype);
-        let place = self.index(&linear)?;
-        if let Val::Const(birkhoff_ir::scalar::Scalar::Int(0)) = place {
-            return Ok((base, align));
-        }
-        let place = self.ssa(place, DType::I64);
-        Ok((self.b.offset(base, ty, place), align))
+        // What varies and what is constant apart: neighbours share the former, and the latter is part of an instruction.
+        let (place, skipped) = self.index_parts(linear)?;
+        let base = place.map_or(base, |place| self.b.offset(base, ty, place));
+        Ok((self.b.offset_by(base, ty, skipped), align))
     }
 
     /// What the address of the element at `linear` is a multiple of.
-    fn align_bytes(&self, mem: Mem, linear: &Index) -> u64 {
+    pub(super) fn align_bytes(&self, mem: Mem, linear: &Index) -> u64 {
         let size = self.func.mem_dtype(mem).size_bytes();
         let mut align = match mem {
             Mem::Param(id) => self.limits.align_bytes.get(id.0 as usize).copied().unwrap_or(size),
@@ -171,8 +173,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
             return shared;
         }
         let byte = self.b.int(8);
-        let offset = self.b.i64(offset as i64);
-        self.b.offset(shared, byte, offset)
+        self.b.offset_by(shared, byte, offset as i64)
     }
 
     /// The memory through which lane reductions go.
@@ -186,7 +187,22 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     fn load_element(&mut self, mem: Mem, (pointer, align): (Ssa<'c, 'm>, u64)) -> Ssa<'c, 'm> {
         let dtype = self.func.mem_dtype(mem);
         let ty = self.b.storage_type(dtype);
-        let value = self.b.load(ty, pointer, align);
+        let value = if self.is_constant(mem) {
+            self.b.load_constant(ty, pointer, align)
+        } else {
+            self.b.load(ty, pointer, align)
+        };
+        self.widened(dtype, value)
+    }
+
+    /// True for a parameter that the kernel only reads: parameters do not overlap.
+    fn is_constant(&self, mem: Mem) -> bool {
+        let Mem::Param(id) = mem else { return false };
+        self.func.params.get(id.0 as usize).is_some_and(|param| param.access == kernel::Access::Read)
+    }
+
+    /// An element as it is computed with.
+    pub(super) fn widened(&mut self, dtype: DType, value: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
         match dtype {
             DType::Bool => {
                 let zero = self.b.int_const(8, 0);
@@ -201,14 +217,18 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     }
 
     fn store_element(&mut self, mem: Mem, (pointer, align): (Ssa<'c, 'm>, u64), value: Ssa<'c, 'm>) {
-        let dtype = self.func.mem_dtype(mem);
+        let value = self.narrowed(self.func.mem_dtype(mem), value);
+        self.b.store(value, pointer, align);
+    }
+
+    /// A value as an element in memory.
+    pub(super) fn narrowed(&mut self, dtype: DType, value: Ssa<'c, 'm>) -> Ssa<'c, 'm> {
         let ty = self.b.storage_type(dtype);
-        let value = match dtype {
+        match dtype {
             DType::Bool => self.b.op("arith.extui", &[value], ty),
             DType::Bf16 | DType::F16 => self.b.op("arith.truncf", &[value], ty),
             _ => value,
-        };
-        self.b.store(value, pointer, align);
+        }
     }
 
     /// An f32 rounded to the values of bf16 or f16.
@@ -221,8 +241,8 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         self.b.op("arith.extf", &[value], wide)
     }
 
-    fn read_register(&mut self, slot: &Slot<'c, 'm>) -> Result<Ssa<'c, 'm>, Diagnostic> {
-        let value = self.register_value(slot.register, slot.dtype);
+    fn read_register(&mut self, slot: &Slot) -> Result<Ssa<'c, 'm>, Diagnostic> {
+        let value = self.b.register_value(slot.register, slot.dtype);
         match slot.lane {
             None => Ok(value),
             // Every warp has a copy of the lanes.
@@ -230,7 +250,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         }
     }
 
-    fn write_register(&mut self, slot: &Slot<'c, 'm>, value: Ssa<'c, 'm>) -> Result<(), Diagnostic> {
+    fn write_register(&mut self, slot: &Slot, value: Ssa<'c, 'm>) -> Result<(), Diagnostic> {
         let value = match slot.lane {
             None => value,
             Some(lane) => {
@@ -238,11 +258,11 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
                 let own = self.b.and(self.thread, mask);
                 let lane = self.b.i64(lane);
                 let is_own = self.b.cmpi(super::build::IntCompare::Eq, own, lane);
-                let before = self.register_value(slot.register, slot.dtype);
+                let before = self.b.register_value(slot.register, slot.dtype);
                 self.b.select(is_own, value, before)
             }
         };
-        self.set_register(slot.register, slot.dtype, value);
+        self.b.set_register(slot.register, value);
         Ok(())
     }
 }

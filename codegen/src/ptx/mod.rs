@@ -12,19 +12,23 @@
 //! **Parameters** of an entry: pointers to global memory, one per parameter of the kernel and in its order, then run-time sizes
 //! as 64-bit integers, then the workspace if the kernel needs one.
 //!
-//! `emit` walks statements, `lanes` maps lane loops, `hazard` places barriers, `regs` and `memory` reach elements, `scalar` names
-//! operations, `layout` lays out shared memory, `build` appends MLIR, `translate` is the way from there to PTX.
+//! `emit` walks statements, `lanes` maps lane loops, `reduce` combines what lanes have summed, `hazard` places barriers, `regs` and `memory` reach elements, `neighbours` several at once, `scalar` names
+//! operations, `layout` lays out shared memory, `build` appends MLIR that is not `known` yet, `control` its regions, `translate` is the way from there to PTX.
 //! Deliberately absent: decisions (order, widths, tiles and places stand in the kernel), libdevice, and LLVM's functions that
 //! NVPTX cannot select: an operation that is not in `scalar` is refused before LLVM sees it.
 
 mod build;
+mod control;
 mod emit;
 mod hazard;
+mod known;
 mod lanes;
 mod layout;
 pub mod manifest;
 mod memory;
 mod module;
+mod neighbours;
+mod reduce;
 mod regs;
 mod scalar;
 pub mod traffic;
@@ -37,6 +41,7 @@ use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::kernel::{Func, Var};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Most threads of a block.
 pub const MAX_THREADS: u32 = 1024;
@@ -87,16 +92,18 @@ pub struct Options {
 }
 
 /// A module of compiled kernels.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Image {
     /// The text of the module.
     pub ptx: String,
     /// One per kernel, in order.
     pub kernels: Vec<KernelInfo>,
-    /// The module in MLIR, as it was built; empty unless [`Options::listings`] asked for it.
+    /// The modules of the kernels in MLIR, as they were built; empty unless [`Options::listings`] asked for it.
     pub mlir: String,
-    /// The module in LLVM IR, optimised; empty unless [`Options::listings`] asked for it.
+    /// The modules of the kernels in LLVM IR, optimised; empty unless [`Options::listings`] asked for it.
     pub llvm: String,
+    /// What each step took, all kernels together: they compile at the same time, so it may be more than the time that passed.
+    pub timings: Vec<(&'static str, Duration)>,
 }
 
 /// How a compiled kernel is launched.

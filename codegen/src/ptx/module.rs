@@ -1,16 +1,18 @@
-//! A GPU module with one function per kernel.
+//! Kernels as GPU modules with one function each, and their PTX as one module.
 //!
-//! In: kernels. Out: the MLIR module, verified, then whatever `translate` makes of it.
+//! In: kernels. Out: for each its MLIR module, verified, then what `translate` makes of it, put together in order.
 
 use super::build::{Builder, GLOBAL, string};
 use super::emit::{Entry, emit};
 use super::lanes::WARP;
 use super::layout::{ALIGN_BYTES, Layout, layout, widest_lanes};
-use super::translate::{Session, with_session};
+use super::translate::{Clock, Session, Texts, Worker};
 use super::{BUFFER_ALIGN_BYTES, Image, KernelInfo, LaneMode, Limits, MAX_THREADS, Options};
+use crate::queue::largest_first;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
 use birkhoff_ir::kernel::{Access, Func, Var};
 use birkhoff_ir::plan::{Program, Step};
+use inkwell::targets::TargetMachine;
 use melior::Context;
 use melior::ir::attribute::TypeAttribute;
 use melior::ir::operation::OperationBuilder;
@@ -19,6 +21,9 @@ use melior::ir::{
     Attribute, Block, BlockLike, BlockRef, Identifier, Location, Module, Region, RegionLike, Type,
 };
 use std::collections::BTreeMap;
+
+/// The line of a PTX module after which its entries come.
+const LAST_OF_HEAD: &str = ".address_size 64\n";
 
 /// Compiles `kernels` into one module of PTX. Arrays may start at any element.
 ///
@@ -69,29 +74,98 @@ fn alignments(program: &Program) -> Vec<Vec<u64>> {
     found
 }
 
+/// A kernel on its way into the image.
+struct Job<'a> {
+    func: &'a Func,
+    info: KernelInfo,
+    layout: Layout,
+    texts: Result<Texts, Diagnostics>,
+}
+
 fn compile_aligned(
     kernels: &[Func],
     alignments: Vec<Vec<u64>>,
     options: &Options,
 ) -> Result<Image, Diagnostics> {
     let mut errors = vec![];
-    let mut infos: Vec<KernelInfo> = vec![];
-    let mut layouts = vec![];
+    let mut jobs: Vec<Job<'_>> = vec![];
     for (func, align_bytes) in kernels.iter().zip(alignments) {
         match plan(func, align_bytes) {
-            Ok((info, layout)) => {
-                infos.push(info);
-                layouts.push(layout);
-            }
+            Ok((info, layout)) => jobs.push(Job { func, info, layout, texts: Ok(Texts::default()) }),
             Err(error) => errors.push(error),
         }
     }
     Diagnostics(errors).into_result(())?;
-    with_session(|session| {
-        let module = build(session, kernels, &mut infos, &layouts)?;
-        let texts = session.translate(module, options)?;
-        Ok(Image { ptx: texts.ptx, kernels: infos, mlir: texts.mlir, llvm: texts.llvm })
-    })
+    if jobs.is_empty() {
+        return nothing(options);
+    }
+    largest_first(
+        &mut jobs,
+        |job| job.func.vars.len(),
+        || Worker::new(options),
+        |job, worker| {
+            job.texts = worker.run(|session, machine| one_kernel(session, machine, job, options.listings));
+        },
+    );
+    join(jobs)
+}
+
+/// Takes one kernel all the way; what is learned about it goes to its `info`.
+fn one_kernel(
+    session: &Session,
+    machine: &TargetMachine,
+    job: &mut Job<'_>,
+    listings: bool,
+) -> Result<Texts, Diagnostics> {
+    let clock = Clock::new();
+    let module = build(session, job)?;
+    session.translate(module, machine, listings, clock)
+}
+
+/// The module of no kernels: its head.
+fn nothing(options: &Options) -> Result<Image, Diagnostics> {
+    let texts = Worker::new(options).run(|session, machine| {
+        let empty = "module { gpu.module @kernels { } }";
+        let module = Module::parse(session.context(), empty)
+            .ok_or_else(|| Diagnostic::verify(format!("MLIR does not parse `{empty}`")))?;
+        session.translate(module, machine, options.listings, Clock::new())
+    })?;
+    let Texts { mlir, llvm, ptx, timings } = texts;
+    Ok(Image { ptx, kernels: vec![], mlir, llvm, timings })
+}
+
+/// Puts the modules of all kernels together: the head of the first, then the entries of all.
+fn join(jobs: Vec<Job<'_>>) -> Result<Image, Diagnostics> {
+    let mut image = Image {
+        ptx: String::new(),
+        kernels: vec![],
+        mlir: String::new(),
+        llvm: String::new(),
+        timings: vec![],
+    };
+    let mut errors = Diagnostics::default();
+    for job in jobs {
+        let texts = match job.texts {
+            Ok(texts) => texts,
+            Err(error) => {
+                errors.0.extend(error.0);
+                continue;
+            }
+        };
+        let head = texts.ptx.find(LAST_OF_HEAD).map_or(0, |start| start + LAST_OF_HEAD.len());
+        let skipped = if image.ptx.is_empty() { 0 } else { head };
+        image.ptx += texts.ptx.get(skipped..).unwrap_or_default();
+        image.mlir += &texts.mlir;
+        image.llvm += &texts.llvm;
+        for (step, took) in texts.timings {
+            match image.timings.iter_mut().find(|(known, _)| *known == step) {
+                Some((_, sum)) => *sum += took,
+                None => image.timings.push((step, took)),
+            }
+        }
+        image.kernels.push(job.info);
+    }
+    errors.into_result(image)
 }
 
 /// How a kernel is launched, and its shared memory.
@@ -116,31 +190,19 @@ fn plan(func: &Func, align_bytes: Vec<u64>) -> Result<(KernelInfo, Layout), Diag
     Ok((info, layout))
 }
 
-fn build<'c>(
-    session: &'c Session,
-    kernels: &[Func],
-    infos: &mut [KernelInfo],
-    layouts: &[Layout],
-) -> Result<Module<'c>, Diagnostics> {
+fn build<'c>(session: &'c Session, job: &mut Job<'_>) -> Result<Module<'c>, Diagnostics> {
     let context = session.context();
-    let skeleton = skeleton(infos);
+    let skeleton = skeleton(&job.info);
     let module = Module::parse(context, &skeleton)
         .ok_or_else(|| Diagnostic::verify(format!("MLIR does not parse this:\n{skeleton}")))?;
-    let mut errors = vec![];
     {
         let inner = module.body().first_operation();
         let broken = || Diagnostic::verify("the GPU module is not where it was put");
         let inner = inner.ok_or_else(broken)?;
         let body = inner.region(0).ok().and_then(|region| region.first_block());
         let body = body.ok_or_else(broken)?;
-        for ((func, info), layout) in kernels.iter().zip(infos).zip(layouts) {
-            match function(context, body, func, info, layout) {
-                Ok(lane_loops) => info.lane_loops = lane_loops,
-                Err(error) => errors.push(error),
-            }
-        }
+        job.info.lane_loops = function(context, body, job.func, &job.info, &job.layout)?;
     }
-    Diagnostics(errors).into_result(())?;
     Ok(module)
 }
 
@@ -148,10 +210,10 @@ fn shared_name(info: &KernelInfo) -> String {
     format!("{}_shared", info.entry)
 }
 
-/// The module without its functions: the shared memory of each kernel.
-fn skeleton(infos: &[KernelInfo]) -> String {
+/// The module without its function: the shared memory of the kernel.
+fn skeleton(info: &KernelInfo) -> String {
     let mut text = "module {\n  gpu.module @kernels {\n".to_string();
-    for info in infos.iter().filter(|info| info.shared_bytes > 0) {
+    if info.shared_bytes > 0 {
         text += &format!(
             "    llvm.mlir.global internal @{}() {{addr_space = 3 : i32, alignment = {ALIGN_BYTES} : i64}} : !llvm.array<{} x i8>\n",
             shared_name(info),

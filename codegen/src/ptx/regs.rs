@@ -3,8 +3,8 @@
 //! In: declarations and constant indices. Out: single elements in memory that LLVM turns into SSA values, none of which is
 //! ever addressed at run time. Of an array with a lane axis, a thread has its lane's part of every chunk.
 
-use super::build::Ssa;
 use super::emit::{Emitter, Val};
+use super::known::Register;
 use super::lanes::WARP;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
@@ -14,15 +14,15 @@ use birkhoff_ir::kernel::{Index, LocalId, Mem, Space};
 const MAX_ELEMS: i64 = 4096;
 
 /// A register array in scope.
-pub(super) struct RegArray<'c, 'm> {
+pub(super) struct RegArray {
     dtype: DType,
     /// One list per element over all axes but the lane axis; in it, one register per chunk.
-    elems: Vec<Vec<Ssa<'c, 'm>>>,
+    elems: Vec<Vec<Register>>,
 }
 
 /// One element of a register array.
-pub(super) struct Slot<'c, 'm> {
-    pub(super) register: Ssa<'c, 'm>,
+pub(super) struct Slot {
+    pub(super) register: Register,
     pub(super) dtype: DType,
     /// The one lane whose part is meant; without it, that of each thread.
     pub(super) lane: Option<i64>,
@@ -62,12 +62,12 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
             }
             self.regs[id.0 as usize] = Some(RegArray { dtype, elems });
         }
-        let registers: Vec<Ssa<'c, 'm>> =
+        let registers: Vec<Register> =
             self.regs[id.0 as usize].iter().flat_map(|array| array.elems.iter().flatten().copied()).collect();
         // Nothing is carried around loops from one life to the next.
         for register in registers {
             let nothing = self.b.undefined(ty);
-            self.set_register(register, dtype, nothing);
+            self.b.set_register(register, nothing);
         }
         Ok(())
     }
@@ -75,7 +75,7 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
     /// The register behind an element, if it is in a register.
     ///
     /// Errors: an element that this mapping cannot reach.
-    pub(super) fn slot(&mut self, mem: Mem, index: &[Index]) -> Result<Option<Slot<'c, 'm>>, Diagnostic> {
+    pub(super) fn slot(&mut self, mem: Mem, index: &[Index]) -> Result<Option<Slot>, Diagnostic> {
         let Mem::Local(id) = mem else { return Ok(None) };
         let local = &self.func.locals[id.0 as usize];
         if local.space != Space::Reg {
@@ -135,16 +135,5 @@ impl<'c, 'm> Emitter<'_, 'c, 'm> {
             position += coeff * value;
         }
         Ok((position, by_lane))
-    }
-
-    /// What a register holds.
-    pub(super) fn register_value(&mut self, register: Ssa<'c, 'm>, dtype: DType) -> Ssa<'c, 'm> {
-        let ty = self.b.compute_type(dtype);
-        self.b.load(ty, register, dtype.size_bytes())
-    }
-
-    /// Sets a register.
-    pub(super) fn set_register(&mut self, register: Ssa<'c, 'm>, dtype: DType, value: Ssa<'c, 'm>) {
-        self.b.store(value, register, dtype.size_bytes());
     }
 }

@@ -84,7 +84,7 @@ impl DeviceEngine {
         self.program.program()
     }
 
-    /// Calls the function once.
+    /// Calls the function once; `is_timed` asks for the times of launches, which a GPU knows.
     ///
     /// Errors: what the device refuses, or a fault of a kernel.
     pub(crate) fn call_into(
@@ -92,9 +92,10 @@ impl DeviceEngine {
         inputs: &[View<'_>],
         outputs: &mut [ViewMut<'_>],
         sizes: &SizeEnv,
+        is_timed: bool,
     ) -> Result<DeviceReport, Diagnostics> {
         let mut call =
-            |device: &mut dyn Device| self.program.call_into(device, inputs, outputs, sizes, false);
+            |device: &mut dyn Device| self.program.call_into(device, inputs, outputs, sizes, is_timed);
         match &self.loaded {
             Loaded::Simulated(module) => call(&mut SimulatedDevice::new(module, ptx_sim::Options::default())),
             Loaded::Gpu(module) => call(&mut module.session()?),

@@ -81,7 +81,7 @@ impl Engine {
         check_types(signature, inputs, outputs, &sizes)?;
         #[cfg(feature = "ptx")]
         if let Engine::Device(engine) = self {
-            let report = engine.call_into(inputs, outputs, &sizes)?;
+            let report = engine.call_into(inputs, outputs, &sizes, false)?;
             return Ok(CallReport { sizes, memory: report.memory, n_launches: report.n_launches });
         }
         let (results, n_launches) = match self {

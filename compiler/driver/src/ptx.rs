@@ -7,7 +7,7 @@ use crate::pipeline::Stages;
 use birkhoff_codegen::ptx::{self, Arch, Image, manifest};
 use birkhoff_ir::diag::Diagnostics;
 use birkhoff_ir::plan::Program;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A compiled function as PTX.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct PtxModule {
     pub ptx: String,
     /// What it consists of and how it is launched.
     pub manifest: manifest::Manifest,
+    /// What each step from kernels to text took, all kernels together; they compile at the same time.
+    pub timings: Vec<(&'static str, Duration)>,
 }
 
 fn emit_options(options: &Options, listings: bool) -> Result<ptx::Options, Diagnostics> {
@@ -43,7 +45,7 @@ pub(crate) fn compile(
         (size.name.clone(), size.default.unwrap_or_else(|| 1024.clamp(lo, hi.max(lo))))
     });
     let manifest = manifest::manifest(program, &image, &emit_options(options, false)?, &sizes.collect())?;
-    Ok(PtxModule { ptx: image.ptx, manifest })
+    Ok(PtxModule { ptx: image.ptx, manifest, timings: image.timings })
 }
 
 /// The text of a stage on the way to PTX.

@@ -83,3 +83,52 @@ fn a_table_names_the_kernels_and_bad_requests_are_refused() {
         assert!(done.stderr.contains("error"), "{request}: {}", done.stderr);
     }
 }
+
+/// On a stand-in for the driver's library on which every launch takes a millisecond: what a GPU's events say is what is told.
+#[cfg(feature = "ptx")]
+#[test]
+fn kernels_on_a_gpu_are_measured_by_its_events() {
+    let folder = Folder::new();
+    folder.write("sums.bir", SPEC.as_bytes());
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../runtime/tests/support/libcuda.c");
+    let mut compiler = std::process::Command::new("cc");
+    compiler
+        .args(["-O1", "-shared", "-fPIC", "-ffp-contract=off", source, "-o"])
+        .arg(folder.path("libcuda.so"));
+    assert!(compiler.status().expect("a C compiler").success());
+    let others = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let libraries = format!("{}:{others}", folder.path("").display());
+    let run = |args: &str| {
+        let output = folder.command(args).env("LD_LIBRARY_PATH", &libraries).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), errors.as_str()), (Some(0), ""), "{args}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let request = "bench sums.bir --target cuda --runs 3 --warmup 1 --threads 1";
+    let report: Value = serde_json::from_str(&run(&format!("{request} --json --trace trace.json"))).unwrap();
+    assert_eq!((&report["target"], &report["threads"]), (&"cuda".into(), &Value::Null));
+    let kernels = report["kernels"].as_array().unwrap();
+    assert!(kernels.len() > 1);
+    for kernel in kernels {
+        let times: Vec<f64> =
+            kernel["times_s"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+        let expected = number(kernel, "launches") * 1e-3;
+        assert_eq!(times.len(), 3);
+        assert!(times.iter().all(|time| (time - expected).abs() < 1e-6), "{times:?}, expected {expected}");
+        assert_eq!(kernel["of_bandwidth"], Value::Null);
+        let rate = number(kernel, "edge_bytes") / times[1];
+        assert!((number(kernel, "bytes_per_s") - rate).abs() <= 1e-9 * rate);
+    }
+    assert_eq!(report["total"]["times_s"].as_array().unwrap().len(), 3);
+    let trace: Value = serde_json::from_slice(&std::fs::read(folder.path("trace.json")).unwrap()).unwrap();
+    let starts: Vec<f64> =
+        trace["traceEvents"].as_array().unwrap().iter().map(|event| number(event, "ts")).collect();
+    assert_eq!(starts.len() as f64, number(&report["total"], "launches"));
+    assert!(
+        starts.iter().zip(0..).all(|(start, idx)| (start - f64::from(idx) * 1e3).abs() < 1.0),
+        "{starts:?}"
+    );
+    let table = run(request);
+    assert!(table.starts_with("main at N = 300, a GPU, 3 runs\n"), "{table}");
+    assert!(table.contains(" - "), "there are no shares of what is not known: {table}");
+}

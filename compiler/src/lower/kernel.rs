@@ -79,7 +79,7 @@ pub fn lower(
         let name = unique_name(&mut names, info.name.as_deref().unwrap_or("v"));
         func.params.push(Param { name, dtype: info.ty.dtype, shape: info.ty.shape.clone(), access });
     }
-    let mut lowering = Lowering::new(cx.walk, cx.is_anchor, cx.n_users, Emitter::new(func));
+    let mut lowering = Lowering::new(cx.walk, cx.is_anchor, cx.n_users, Emitter::new(func), cx.target.lanes);
     for (idx, value) in reads.iter().enumerate() {
         lowering.readable.insert(*value, Place::Param(Mem::Param(ParamId(idx as u32))));
     }
@@ -266,7 +266,8 @@ impl KernelLowering<'_, '_> {
                     stage.anchors.iter().copied().filter(|node| graph.nodes[*node].body.is_some()).collect();
                 let work: Vec<Work> = stage.anchors.iter().map(|node| Work::Sum(*node)).collect();
                 let (width, full) = self.token_lanes(stage);
-                self.lowering.tokens(&work, &loops, width, full);
+                let rolled = self.stager.rolled_classes(&stage.anchors);
+                self.lowering.tokens(&work, &loops, width, full, &rolled);
             }
             StageKind::Nest(nest) => {
                 self.open_stage("nest");

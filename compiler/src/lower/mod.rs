@@ -12,6 +12,7 @@ pub mod nest;
 mod parts;
 pub mod price;
 pub mod program;
+mod rolled;
 pub mod stage_loads;
 pub mod tokens;
 pub mod value;

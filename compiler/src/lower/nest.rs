@@ -1,5 +1,6 @@
 //! Nests: large axes as loops, one axis as lanes, accumulators in registers.
 
+use super::rolled::Terms;
 use super::value::{Lowering, places};
 use crate::schedule::axes::Class;
 use crate::schedule::graph::{N, R, V};
@@ -401,8 +402,13 @@ impl Lowering<'_> {
             work.iter().filter(|item| self.block_lanes(nest, item).is_none()).copied().collect();
         let laned: Vec<Work> =
             work.iter().filter(|item| self.block_lanes(nest, item).is_some()).copied().collect();
-        for item in &plain {
-            self.body_work(nest, item, tokens, block, open, None);
+        let rolled = self.rolled(nest, &plain, tokens, block);
+        if rolled.is_empty() {
+            for item in &plain {
+                self.body_work(nest, item, tokens, block, open, Terms::All);
+            }
+        } else {
+            self.accumulate_rolled(nest, &plain, &rolled, tokens, block, open);
         }
         // Short sums go around the lanes: what one term shares between lanes is used up before the next term.
         let mut groups: Vec<(Vec<Class>, Vec<Work>)> = vec![];
@@ -417,18 +423,11 @@ impl Lowering<'_> {
             self.each_place(&short, &mut |this| {
                 this.each_lane(nest, block, true, &mut |this, lane| {
                     for item in &group {
-                        this.body_work(nest, item, tokens, block, open, lane.clone());
+                        this.body_work(nest, item, tokens, block, open, Terms::Present(lane.clone()));
                     }
                 });
             });
         }
-    }
-
-    /// Classes that a piece of work sums over and that are no loops.
-    fn short_sums(&self, nest: &Nest, item: &Work) -> Vec<Class> {
-        let Work::Sum(node) = item else { return vec![] };
-        let leaves = self.walk.axes.summed_leaves(*node).concat();
-        leaves.into_iter().filter(|class| !nest.loops.contains(class)).collect()
     }
 
     /// Runs `emit` with the present indices set to every place of `classes`.
@@ -446,21 +445,21 @@ impl Lowering<'_> {
         }
     }
 
-    fn body_work(
+    pub(super) fn body_work(
         &mut self,
         nest: &Nest,
         item: &Work,
         tokens: &Tokens,
         block: Block,
         open: &[Accumulator],
-        lane: Option<Index>,
+        terms: Terms,
     ) {
         let accumulator = match item {
             Work::Sum(node) => open.iter().find(|accumulator| accumulator.node == *node),
             Work::Map { .. } | Work::Stack { .. } | Work::Fill(_) => None,
         };
         match accumulator {
-            Some(accumulator) => self.accumulate(nest, accumulator, tokens, block, lane),
+            Some(accumulator) => self.accumulate(nest, accumulator, tokens, block, terms),
             None => self.each_element(nest, item, tokens, block, &mut |this, _| this.map_element(item)),
         }
     }
@@ -527,15 +526,17 @@ impl Lowering<'_> {
         accumulator: &Accumulator,
         tokens: &Tokens,
         block: Block,
-        lane: Option<Index>,
+        terms: Terms,
     ) {
         let node = accumulator.node;
         let kind = self.walk.graph.nodes[node].op.kind;
         let result = self.walk.graph.nodes[node].results[0];
         let dtype = self.walk.graph.values[result].ty.dtype.compute();
         let leaves = self.walk.axes.summed_leaves(node);
-        // Of laned work the short sums are around the lanes.
-        let short = if lane.is_some() { vec![] } else { self.short_sums(nest, &Work::Sum(node)) };
+        let (short, lane) = match terms {
+            Terms::All => (self.short_sums(nest, &Work::Sum(node)), None),
+            Terms::Present(lane) => (vec![], lane),
+        };
         self.each_element(nest, &Work::Sum(node), tokens, block, &mut |this, number| {
             this.each_place(&short, &mut |this| {
                 let coords = this.coords_here(result);

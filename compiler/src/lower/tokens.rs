@@ -9,20 +9,37 @@ use birkhoff_ir::kernel::{ForKind, Index, Local, Mem, Space, Var};
 
 impl Lowering<'_> {
     /// Emits a token stage over `width` lanes. With `full` it runs over the whole tile, also places beyond the last: only
-    /// where it touches tile memory alone.
-    pub fn tokens(&mut self, work: &[Work], loops: &[N], width: u32, full: Option<i64>) {
+    /// where it touches tile memory alone. Along `rolled` there are loops; everything else is unrolled.
+    pub fn tokens(&mut self, work: &[Work], loops: &[N], width: u32, full: Option<i64>, rolled: &[Class]) {
         let Some((_, base, count)) = self.tile_axis() else {
-            return self.token_work(work, loops);
+            return self.rolled_work(work, loops, rolled);
         };
         let end = full.map_or(Index::var(count), Index::constant);
         let kind = if width > 1 { ForKind::Lanes { width } } else { ForKind::Seq };
         let token = self.emitter.open_for("t", 0.into(), end, kind, None);
         self.set_token(&Index::var(token));
-        self.token_work(work, loops);
+        self.rolled_work(work, loops, rolled);
         self.close();
         if let Some(class) = self.tile_class {
             self.at.insert(class, Index::var(base));
         }
+    }
+
+    /// Everything for one place (or a vector of places) of the tile, in loops along `rolled`.
+    fn rolled_work(&mut self, work: &[Work], loops: &[N], rolled: &[Class]) {
+        for class in rolled {
+            let extent = self.walk.axes.extent(*class).clone();
+            let end = Index::constant(extent.clone());
+            let var = self.emitter.open_for("k", 0.into(), end, ForKind::Seq, Some(extent));
+            self.at.insert(*class, Index::var(var));
+            self.rolled.push(*class);
+        }
+        self.token_work(work, loops);
+        for class in rolled {
+            self.close();
+            self.at.remove(class);
+        }
+        self.rolled.clear();
     }
 
     /// Everything for one place (or a vector of places) of the tile. `work` is in program order; `loops` says which of its
@@ -68,10 +85,11 @@ impl Lowering<'_> {
         }
     }
 
-    /// The classes of `value` beside the batch.
+    /// The classes of `value` beside the batch and the loops around.
     fn token_classes(&self, value: V) -> Vec<Class> {
-        let classes = self.walk.axes.of_value(value);
-        classes.into_iter().filter(|class| !self.batch.iter().any(|(batch, _)| batch == class)).collect()
+        let around =
+            |class: &Class| self.rolled.contains(class) || self.batch.iter().any(|(batch, _)| batch == class);
+        self.walk.axes.of_value(value).into_iter().filter(|class| !around(class)).collect()
     }
 
     fn state(&mut self, value: V) -> Mem {

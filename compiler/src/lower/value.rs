@@ -4,6 +4,7 @@
 //! what is stored. Sums here are short ones (unrolled); long sums have loops of their own (see [`super::nest`]).
 
 use super::emit::Emitter;
+use crate::schedule::LaneKind;
 use crate::schedule::axes::Class;
 use crate::schedule::coords::{Coords, op_axis, operand_coords, summed_extents, unflatten};
 use crate::schedule::graph::{N, R, Source, V};
@@ -45,6 +46,8 @@ pub struct Lowering<'a> {
     pub n_users: &'a [usize],
     /// The code.
     pub emitter: Emitter,
+    /// What a lane is.
+    pub lanes: LaneKind,
     /// Batch classes with their first place in the tile, outermost first.
     pub batch: Vec<(Class, Var)>,
     /// The class cut into tiles of more than one place.
@@ -57,6 +60,8 @@ pub struct Lowering<'a> {
     pub tile: i64,
     /// The present index of each class that a loop walks.
     pub at: BTreeMap<Class, Index>,
+    /// Classes along which a token stage has loops.
+    pub rolled: Vec<Class>,
     /// Where values may be loaded from.
     pub readable: BTreeMap<V, Place>,
     /// Where values must be written once computed.
@@ -71,18 +76,26 @@ pub struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     /// Starts lowering into `emitter`.
-    pub fn new(walk: &'a Walk<'a>, is_anchor: &'a [bool], n_users: &'a [usize], emitter: Emitter) -> Self {
+    pub fn new(
+        walk: &'a Walk<'a>,
+        is_anchor: &'a [bool],
+        n_users: &'a [usize],
+        emitter: Emitter,
+        lanes: LaneKind,
+    ) -> Self {
         Lowering {
             walk,
             is_anchor,
             n_users,
             emitter,
+            lanes,
             batch: vec![],
             tile_class: None,
             tile_count: None,
             range: None,
             tile: 1,
             at: BTreeMap::new(),
+            rolled: vec![],
             readable: BTreeMap::new(),
             writable: BTreeMap::new(),
             iteration: BTreeMap::new(),

@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 const MAX_MEDIUM: i64 = 256;
 /// Blocks of such an axis, each with code of its own.
 const MAX_PASSES: i64 = 8;
+/// The same for threads, whose passes are larger.
+const MAX_PASSES_OF_THREADS: i64 = 2;
 /// Elements of 4 bytes in half of the nearest cache of a core.
 const NEAR_ELEMS: i64 = 6 * 1024;
 /// Rows that stay there together wherever they are: about as many as places with the same low address.
@@ -33,7 +35,8 @@ impl Stager<'_> {
         let n_passes =
             nest.block.map_or(1, |(class, size)| (self.extent(class).unwrap_or(1) + size - 1) / size);
         // Every pass is code of its own: rather a loop than many.
-        if n_passes > MAX_PASSES { self.nest_with(node, 0) } else { nest }
+        let most = if self.target.lanes == LaneKind::Threads { MAX_PASSES_OF_THREADS } else { MAX_PASSES };
+        if n_passes > most { self.nest_with(node, 0) } else { nest }
     }
 
     /// The loops of a nest, where an accumulator axis of at most `max_medium` elements may be kept in registers.
@@ -84,7 +87,7 @@ impl Stager<'_> {
         for (order, class) in loops.iter().enumerate() {
             // Vectors along a result axis need no reduction at the end; along the innermost loop they need no jumps.
             let summed = order >= large_outer.len();
-            let lanes = Lanes::Loop(*class, self.fitting_width(*class, width));
+            let lanes = Lanes::Loop(*class, self.fitting_width(*class, width, summed));
             choices.push((2 * cost(*class) + i64::from(summed), order, lanes));
         }
         if let Some(class) = medium
@@ -171,9 +174,9 @@ impl Stager<'_> {
         !loops.contains(tile) && along_tile && jumps && operands.iter().any(is_row)
     }
 
-    /// At most `width` lanes along `class`. What remains of a reduction over threads is done by one of them: rather fewer lanes
-    /// without a rest, and never more than there are elements. Of a few vectors, too, narrower ones may leave less of a rest.
-    fn fitting_width(&self, class: Class, width: u32) -> u32 {
+    /// At most `width` lanes along `class`. What remains of a reduction over threads is done one after the other, and never are there
+    /// more lanes than elements: as many as take the fewest steps. Of a few vectors, too, narrower ones may leave less of a rest.
+    fn fitting_width(&self, class: Class, width: u32, is_summed: bool) -> u32 {
         const WARP: i64 = 32;
         const LEAST: u32 = 8;
         const FEW: i64 = 4;
@@ -187,6 +190,11 @@ impl Stager<'_> {
         }
         let powers =
             || std::iter::successors(Some(i64::from(width)), |lanes| Some(lanes / 2)).take_while(|n| *n > 1);
+        if is_summed {
+            let steps = |lanes: &i64| extent / lanes + extent % lanes;
+            let best = powers().filter(|lanes| *lanes <= extent).min_by_key(steps);
+            return best.map_or(2, |lanes| lanes as u32);
+        }
         let whole = powers().find(|lanes| extent % lanes == 0).filter(|lanes| *lanes >= WARP);
         let fitting = whole.or_else(|| powers().find(|lanes| *lanes <= extent));
         fitting.map_or(2, |lanes| lanes as u32)

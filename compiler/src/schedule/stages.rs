@@ -25,6 +25,9 @@ const MAX_TOKEN_MAP: i64 = 96;
 /// Accumulators of all sums that share a nest of threads: operands need registers, too.
 const MAX_JOINT_SUMS: i64 = 54;
 
+/// Elements for each place of the tile from which on a token stage of threads has loops.
+const MIN_ROLLED_ELEMS: i64 = 32;
+
 /// What a kernel does, in order.
 #[derive(Clone, Debug)]
 pub enum Item {
@@ -280,6 +283,37 @@ impl Stager<'_> {
         let before: i64 = stage.anchors.iter().map(|node| per_place(*node)).sum();
         let more = per_place(node);
         before == 0 || more == 0 || (before + more) * both.n_tokens <= MAX_JOINT_SUMS
+    }
+
+    /// Classes along which the work of a token stage of threads is done one place after the other, in a loop: it never looks at another
+    /// place there. Threads have no use for the same code several times, and too few registers for all places at once.
+    pub fn rolled_classes(&self, anchors: &[N]) -> Vec<Class> {
+        let graph = self.walk.graph;
+        let elems = |node: &N| -> i64 {
+            self.own_classes(*node).iter().filter_map(|class| self.extent(*class)).product()
+        };
+        let is_little = anchors.iter().map(elems).sum::<i64>() < MIN_ROLLED_ELEMS;
+        if self.target.lanes != LaneKind::Threads
+            || is_little
+            || anchors.iter().any(|node| graph.nodes[*node].body.is_some())
+        {
+            return vec![];
+        }
+        let is_apart = |class: &Class| {
+            self.extent(*class).is_some_and(|extent| extent > 1)
+                && anchors.iter().all(|node| {
+                    let has = |value: &V| self.walk.axes.of_value(*value).contains(class);
+                    graph.nodes[*node].results.iter().all(has)
+                        && !self.walk.axes.of_sums(*node).contains(class)
+                        && self
+                            .deps(*node)
+                            .iter()
+                            .filter(|dep| anchors.contains(dep))
+                            .all(|dep| self.reads_aligned(*node, *dep, *class))
+                })
+        };
+        let candidates = anchors.first().map(|node| self.own_classes(*node)).unwrap_or_default();
+        candidates.into_iter().filter(is_apart).collect()
     }
 
     /// True if every path from `node` to `dep` is aligned on `class`.

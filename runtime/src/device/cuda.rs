@@ -1,7 +1,8 @@
 //! A GPU of NVIDIA, over the driver's library, which is looked for when the first device is opened.
 //!
-//! In: PTX and what [`Device`] asks for. Out: the same done by the GPU, in order on one stream of each call. Nothing of CUDA is
-//! needed to build this, and nothing but the driver to run it.
+//! In: PTX and what [`Device`] asks for. Out: the same done by the GPU, in order on one stream of each call. Streams and memory are
+//! kept for the next call, as long as the module lives. Nothing of CUDA is needed to build this, and nothing but the driver to run
+//! it.
 //!
 //! Deliberately absent: everything that is not a call of the driver. What is launched with which parameters is decided in
 //! [`DeviceProgram`](super::DeviceProgram), which is tested on devices that need no GPU.
@@ -15,7 +16,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What to do where there is no GPU.
@@ -73,7 +74,7 @@ impl Gpu {
             failure("load the kernels", error)
                 .help("a driver of CUDA 12.4 or later knows this PTX; `--arch` picks another architecture")
         })?;
-        Ok(GpuModule { gpu: self.clone(), module })
+        Ok(GpuModule { gpu: self.clone(), module, idle: Mutex::new(vec![]) })
     }
 }
 
@@ -85,27 +86,58 @@ fn failure(what: &str, error: DriverError) -> Diagnostic {
 pub struct GpuModule {
     gpu: Gpu,
     module: Arc<CudaModule>,
+    /// What earlier calls have left for later ones.
+    idle: Mutex<Vec<Kept>>,
+}
+
+/// What is kept from call to call: a stream with memory that its work has used, in its order.
+struct Kept {
+    stream: Arc<CudaStream>,
+    memory: Vec<CudaSlice<u8>>,
+    functions: BTreeMap<String, CudaFunction>,
 }
 
 impl GpuModule {
-    /// The GPU for one call, with a stream of its own.
+    /// The GPU for one call, with a stream that no other call uses meanwhile.
     ///
     /// Errors (device): the driver makes no stream.
     pub fn session(&self) -> Result<GpuSession<'_>, Diagnostic> {
-        let stream = self.gpu.context.new_stream().map_err(|error| failure("make a stream", error))?;
-        let (functions, events) = (BTreeMap::new(), vec![]);
-        Ok(GpuSession { module: self, stream, buffers: vec![], functions, events })
+        // Nothing panics while the list is locked.
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Kept { stream, memory, functions } = match idle {
+            Some(kept) => kept,
+            None => {
+                let stream = self.gpu.context.new_stream();
+                let stream = stream.map_err(|error| failure("make a stream", error))?;
+                Kept { stream, memory: vec![], functions: BTreeMap::new() }
+            }
+        };
+        Ok(GpuSession { module: self, stream, unused: memory, buffers: vec![], functions, events: vec![] })
     }
 }
 
-/// A GPU during one call. Memory is given back when it goes.
+/// A GPU during one call. When it goes, the memory it used is there for the next call; what it had no use for is given back.
 pub struct GpuSession<'m> {
     module: &'m GpuModule,
     stream: Arc<CudaStream>,
+    /// Memory of earlier calls.
+    unused: Vec<CudaSlice<u8>>,
     buffers: Vec<CudaSlice<u8>>,
     functions: BTreeMap<String, CudaFunction>,
     /// Before and after each launch that is timed.
     events: Vec<(CudaEvent, CudaEvent)>,
+}
+
+impl Drop for GpuSession<'_> {
+    fn drop(&mut self) {
+        // Whoever takes the memory uses it on the same stream, behind all that was asked for here.
+        let kept = Kept {
+            stream: self.stream.clone(),
+            memory: std::mem::take(&mut self.buffers),
+            functions: std::mem::take(&mut self.functions),
+        };
+        self.module.idle.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+    }
 }
 
 impl GpuSession<'_> {
@@ -150,6 +182,13 @@ impl Device for GpuSession<'_> {
     fn alloc(&mut self, name: &str, size_bytes: u64) -> Result<DeviceBuffer, Diagnostic> {
         // The driver gives no memory without bytes.
         let len = usize::try_from(size_bytes.max(1)).unwrap_or(usize::MAX);
+        // Of what earlier calls have left, the least that is enough, unless half of it would stay empty.
+        let fits = |memory: &CudaSlice<u8>| (len..=len.saturating_mul(2)).contains(&memory.len());
+        let candidates = self.unused.iter().enumerate().filter(|(_, memory)| fits(memory));
+        if let Some(idx) = candidates.min_by_key(|(_, memory)| memory.len()).map(|(idx, _)| idx) {
+            self.buffers.push(self.unused.swap_remove(idx));
+            return Ok(DeviceBuffer(self.buffers.len() - 1));
+        }
         // SAFETY: the memory is not initialised, and every pattern of bytes is a `u8`; kernels write what they read, as the
         // plan promises, and outputs as a whole.
         let memory = unsafe { self.stream.alloc::<u8>(len) };

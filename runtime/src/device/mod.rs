@@ -5,8 +5,8 @@
 //! computed. It is the same for every device: a GPU ([`cuda`]), the simulated one ([`SimulatedDevice`]), and those of tests, which
 //! only write down what they are asked for. So what runs on a GPU is checked without one, but for the calls of the driver.
 //!
-//! Deliberately absent: code generators (an image is a trait object), choices of grids and blocks (the image's), several
-//! devices at once, and memory that is kept from call to call.
+//! Deliberately absent: code generators (an image is a trait object), choices of grids and blocks (the image's), and several
+//! devices at once. Whether memory is kept from call to call is the device's affair.
 //!
 //! [`SimulatedDevice`]: crate::ptx_sim::SimulatedDevice
 
@@ -72,7 +72,7 @@ pub struct LaunchTime {
     pub end: Duration,
 }
 
-/// A device with a module of kernels, for the time of one call. What it allocated goes with it.
+/// A device with a module of kernels, for the time of one call. What it allocated is nobody's after it.
 ///
 /// Work happens in the order of the calls. It may be done later; [`Device::download`] and [`Device::finish`] wait.
 pub trait Device {

@@ -1,5 +1,7 @@
-/* A stand-in for the CUDA driver: memory is the host's, work is done at once, and the kernels of rows.ptx are written in C.
+/* A stand-in for the CUDA driver: memory is the host's, work is done at once, and the kernels of rows.ptx are written in C; others
+   are found and launched, and do nothing.
    It checks what it is given where a driver would fail or go astray, and counts what is not given back. */
+#define _POSIX_C_SOURCE 200809L
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +13,7 @@ typedef uint64_t CUdeviceptr;
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, INVALID_PTX = 218, LAUNCH_OUT_OF_RESOURCES = 701 };
 enum { MAX_BLOCKS = 4, MEMORY_POOLS = 115 };
 
-static int live_memory, live_streams, live_modules, live_events, n_launches;
+static int live_memory, live_streams, live_modules, live_events, n_launches, n_allocations;
 
 /* What a test asks in the end. */
 CUresult shimLive(int *out) {
@@ -19,6 +21,8 @@ CUresult shimLive(int *out) {
     memcpy(out, all, sizeof all);
     return SUCCESS;
 }
+
+CUresult shimAllocations(int *out) { *out = n_allocations; return SUCCESS; }
 
 CUresult cuInit(unsigned flags) { return flags == 0 ? SUCCESS : INVALID_VALUE; }
 CUresult cuDeviceGet(int *device, int number) { *device = number; return number == 0 ? SUCCESS : 101; }
@@ -53,6 +57,7 @@ CUresult cuMemAllocAsync(CUdeviceptr *out, size_t bytes, void *stream) {
     void *memory = malloc(bytes);
     memset(memory, 0xee, bytes);
     live_memory++;
+    n_allocations++;
     *out = (CUdeviceptr)(uintptr_t)memory;
     return SUCCESS;
 }
@@ -74,16 +79,20 @@ CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, void *st
 }
 
 CUresult cuModuleLoadData(void **module, const void *text) {
-    if (strstr(text, ".visible .entry normalise(") == NULL) return INVALID_PTX;
+    if (strstr(text, ".visible .entry ") == NULL) return INVALID_PTX;
     live_modules++;
-    *module = malloc(1);
+    *module = strdup(text);
     return SUCCESS;
 }
 CUresult cuModuleUnload(void *module) { live_modules--; free(module); return SUCCESS; }
+
+enum { NORMALISE = 1, ADVANCE, OTHER };
 CUresult cuModuleGetFunction(void **function, void *module, const char *name) {
-    (void)module;
-    *function = strcmp(name, "normalise") == 0 ? (void *)1 : strcmp(name, "advance") == 0 ? (void *)2 : NULL;
-    return *function == NULL ? NOT_FOUND : SUCCESS;
+    char entry[256];
+    snprintf(entry, sizeof entry, ".visible .entry %s(", name);
+    if (strstr(module, entry) == NULL) return NOT_FOUND;
+    *function = (void *)(uintptr_t)(strcmp(name, "normalise") == 0 ? NORMALISE : strcmp(name, "advance") == 0 ? ADVANCE : OTHER);
+    return SUCCESS;
 }
 
 typedef struct { int number; } Event;
@@ -124,14 +133,20 @@ static void advance(const uint64_t *const *words, int64_t row) {
 CUresult cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                         unsigned shared, void *stream, void **params, void **extra) {
     (void)stream;
-    if (gx == 0 || gx > MAX_BLOCKS || gy != 1 || gz != 1 || bx != 16 || by != 1 || bz != 1 || shared != 0 || extra != NULL)
+    int kind = (int)(uintptr_t)function;
+    if (gx == 0 || gx > MAX_BLOCKS || gy != 1 || gz != 1 || by != 1 || bz != 1 || shared != 0 || extra != NULL)
         return LAUNCH_OUT_OF_RESOURCES;
+    if (kind == OTHER) {
+        n_launches++;
+        return bx > 1024 ? LAUNCH_OUT_OF_RESOURCES : SUCCESS;
+    }
+    if (bx != 16) return LAUNCH_OUT_OF_RESOURCES;
     const uint64_t *const *words = (const uint64_t *const *)params;
     n_launches++;
     for (unsigned block = 0; block < gx; block++)
         for (unsigned thread = 0; thread < bx; thread++)
-            for (int64_t row = block * 16 + thread; row < (int64_t)*words[function == (void *)1 ? 2 : 3]; row += 16 * gx) {
-                float *sums = function == (void *)1 ? (float *)(uintptr_t)*words[3] : NULL;
+            for (int64_t row = block * 16 + thread; row < (int64_t)*words[kind == NORMALISE ? 2 : 3]; row += 16 * gx) {
+                float *sums = kind == NORMALISE ? (float *)(uintptr_t)*words[3] : NULL;
                 if (sums != NULL) normalise(words, row, sums + block * 16 + thread);
                 else advance(words, row);
             }

@@ -1,9 +1,12 @@
-//! Time, bytes and arithmetic of a compiled function, held against what the machine can do in the same run.
+//! Time, bytes and arithmetic of a compiled function, held against what the machine can do in the same
+//! run.
 //!
 //! In: a function and inputs. Out: a report, in total and per kernel. Bytes are the *edge* bytes of the schedule (each element
 //! that crosses a kernel's edge once), arithmetic is counted in the kernels as they are; neither is measured. Times are.
 //! Deliberately absent: files, and comparisons with other programs.
 
+#[cfg(feature = "ptx")]
+mod device;
 mod report;
 
 use crate::engine::Engine;
@@ -87,38 +90,76 @@ impl Measured {
     }
 }
 
+/// The processor that ran a function.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Host {
+    /// Threads.
+    pub n_threads: usize,
+    /// What the machine can do with as many threads.
+    pub limits: Limits,
+}
+
 /// What was measured.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BenchReport {
-    /// The whole call, without the allocation of outputs.
+    /// The whole call, without the allocation of outputs; on a GPU with the copies of inputs and outputs.
     pub total: Measured,
     /// The kernels, in order of the plan.
     pub kernels: Vec<Measured>,
-    /// Threads.
-    pub n_threads: usize,
+    /// The machine it ran on; `None` for a GPU, of which neither is known.
+    pub host: Option<Host>,
     /// Who ran it.
     pub target: Target,
     /// Seconds that its compilation took, from the spec to code.
     pub compile_s: f64,
     /// Of these, seconds from kernels to code.
     pub emit_s: f64,
-    /// The machine with as many threads.
-    pub limits: Limits,
     /// Run-time sizes by name.
     pub sizes: Vec<(String, i64)>,
     /// Launches of one call: kernel, begin and end since the call's begin.
     pub trace: Vec<(usize, Duration, Duration)>,
 }
 
-/// Measures `function`, which was compiled for the CPU, on `inputs` in signature order.
+/// Measures `function`, which was compiled for the CPU or a GPU, on `inputs` in signature order.
 ///
-/// Errors: a function of another target, inputs that do not fit.
+/// Errors: a function of another target, inputs that do not fit, whatever a GPU refuses.
 pub fn bench(function: &Function, inputs: &[View<'_>], bench: &Bench) -> Result<BenchReport, Error> {
-    let Engine::Cpu(executable) = &function.engine else {
-        let message = "only functions compiled for the CPU can be measured";
-        return Err(Diagnostic::input(Span::NONE, message).into());
-    };
-    Ok(measured(executable, function, inputs, bench)?)
+    match &function.engine {
+        Engine::Cpu(executable) => Ok(measured(executable, function, inputs, bench)?),
+        #[cfg(feature = "ptx")]
+        Engine::Device(engine) if function.stages.target == Target::Cuda => {
+            device::measured(engine, function, inputs, bench)
+        }
+        _ => {
+            let target = function.stages.target;
+            let message = format!("the times of the target `{target}` say nothing, so it is not measured");
+            let help = format!("measure `{}`, `{}` or `{}`", Target::Cpu, Target::CpuLlvm, Target::Cuda);
+            Err(Diagnostic::input(Span::NONE, message).help(help).into())
+        }
+    }
+}
+
+impl BenchReport {
+    fn new(
+        function: &Function,
+        total: Measured,
+        kernels: Vec<Measured>,
+        host: Option<Host>,
+        sizes: Vec<(String, i64)>,
+        trace: Vec<(usize, Duration, Duration)>,
+    ) -> BenchReport {
+        let timings = || function.timings().iter();
+        BenchReport {
+            total,
+            kernels,
+            host,
+            target: function.stages.target,
+            compile_s: timings().map(|(_, took)| took.as_secs_f64()).sum(),
+            emit_s: timings().filter(|(what, _)| *what == "emit").map(|(_, took)| took.as_secs_f64()).sum(),
+            sizes,
+            trace,
+        }
+    }
 }
 
 fn measured(
@@ -163,18 +204,8 @@ fn measured(
         flops: sum(|kernel| kernel.flops),
     };
     let sizes = first.sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect();
-    let timings = || function.timings().iter();
-    Ok(BenchReport {
-        total,
-        kernels,
-        n_threads: executable.pool().n_threads(),
-        target: function.stages.target,
-        compile_s: timings().map(|(_, took)| took.as_secs_f64()).sum(),
-        emit_s: timings().filter(|(what, _)| *what == "emit").map(|(_, took)| took.as_secs_f64()).sum(),
-        limits,
-        sizes,
-        trace,
-    })
+    let host = Host { n_threads: executable.pool().n_threads(), limits };
+    Ok(BenchReport::new(function, total, kernels, Some(host), sizes, trace))
 }
 
 /// Seconds of one call into `outputs`.

@@ -1,6 +1,6 @@
 //! A bench report as text, as JSON, and as a trace.
 
-use super::{BenchReport, Measured};
+use super::{BenchReport, Host, Measured};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -13,15 +13,13 @@ impl BenchReport {
         let mut text = String::new();
         let sizes: Vec<String> = self.sizes.iter().map(|(name, value)| format!("{name} = {value}")).collect();
         let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(", ")) };
-        let plural = if self.n_threads == 1 { "" } else { "s" };
+        let place = match &self.host {
+            Some(Host { n_threads: 1, .. }) => "1 thread".to_string(),
+            Some(Host { n_threads, .. }) => format!("{n_threads} threads"),
+            None => "a GPU".to_string(),
+        };
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{}{at}, {} thread{plural}, {} runs",
-            self.total.name,
-            self.n_threads,
-            self.total.times.sorted_s.len()
-        );
+        let _ = writeln!(text, "{}{at}, {place}, {} runs", self.total.name, self.total.times.sorted_s.len());
         let _ = writeln!(
             text,
             "  {:<NAME_WIDTH$} {:>8} {:>11} {:>11} {:>11} {:>9} {:>5} {:>9} {:>5}",
@@ -30,12 +28,18 @@ impl BenchReport {
         for measured in std::iter::once(&self.total).chain(&self.kernels) {
             let _ = writeln!(text, "{}", self.line(measured));
         }
-        let _ = writeln!(
-            text,
-            "  this machine now: {:.1} GB/s, {:.1} GFLOP/s; bytes are those across the edges of kernels",
-            self.limits.bytes_per_s / 1e9,
-            self.limits.flops_per_s / 1e9
-        );
+        let _ = match &self.host {
+            Some(Host { limits, .. }) => writeln!(
+                text,
+                "  this machine now: {:.1} GB/s, {:.1} GFLOP/s; bytes are those across the edges of kernels",
+                limits.bytes_per_s / 1e9,
+                limits.flops_per_s / 1e9
+            ),
+            None => writeln!(
+                text,
+                "  the call with copies, by the host's clock; kernels by the GPU's; bytes are those across their edges"
+            ),
+        };
         let _ = writeln!(
             text,
             "  compiled for {} in {}, of which {} from kernels to code",
@@ -49,17 +53,29 @@ impl BenchReport {
     fn line(&self, measured: &Measured) -> String {
         let times = &measured.times;
         let name: String = measured.name.chars().take(NAME_WIDTH).collect();
+        let share =
+            |share: Option<f64>| share.map_or("-".to_string(), |share| format!("{:.0}%", 100.0 * share));
         format!(
-            "  {name:<NAME_WIDTH$} {:>8} {:>11} {:>11} {:>11} {:>9.2} {:>4.0}% {:>9.2} {:>4.0}%",
+            "  {name:<NAME_WIDTH$} {:>8} {:>11} {:>11} {:>11} {:>9.2} {:>5} {:>9.2} {:>5}",
             measured.launches,
             duration(times.median()),
             duration(times.quantile(0.0)),
             duration(times.quantile(0.9)),
             measured.bytes_per_s() / 1e9,
-            100.0 * measured.bytes_per_s() / self.limits.bytes_per_s,
+            share(self.of_bandwidth(measured)),
             measured.flops_per_s() / 1e9,
-            100.0 * measured.flops_per_s() / self.limits.flops_per_s,
+            share(self.of_arithmetic(measured)),
         )
+    }
+
+    /// The share of the machine's bandwidth, if that is known.
+    fn of_bandwidth(&self, measured: &Measured) -> Option<f64> {
+        self.host.map(|host| measured.bytes_per_s() / host.limits.bytes_per_s)
+    }
+
+    /// The share of the machine's arithmetic, if that is known.
+    fn of_arithmetic(&self, measured: &Measured) -> Option<f64> {
+        self.host.map(|host| measured.flops_per_s() / host.limits.flops_per_s)
     }
 
     /// The same numbers.
@@ -76,21 +92,23 @@ impl BenchReport {
                 "flops": measured.flops,
                 "bytes_per_s": measured.bytes_per_s(),
                 "flops_per_s": measured.flops_per_s(),
-                "of_bandwidth": measured.bytes_per_s() / self.limits.bytes_per_s,
-                "of_arithmetic": measured.flops_per_s() / self.limits.flops_per_s,
+                "of_bandwidth": self.of_bandwidth(measured),
+                "of_arithmetic": self.of_arithmetic(measured),
             })
         };
         let sizes: serde_json::Map<String, Value> =
             self.sizes.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         json!({
             "sizes": sizes,
-            "threads": self.n_threads,
+            "threads": self.host.map(|host| host.n_threads),
             "target": self.target.name(),
             "compile_s": self.compile_s,
             "emit_s": self.emit_s,
             "total": one(&self.total),
             "kernels": self.kernels.iter().map(one).collect::<Vec<_>>(),
-            "machine": { "bytes_per_s": self.limits.bytes_per_s, "flops_per_s": self.limits.flops_per_s },
+            "machine": self.host.map(|Host { limits, .. }| {
+                json!({ "bytes_per_s": limits.bytes_per_s, "flops_per_s": limits.flops_per_s })
+            }),
         })
     }
 

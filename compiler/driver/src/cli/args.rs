@@ -208,7 +208,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
     /// Who runs the function; one report each
-    #[arg(long, value_name = "TARGET,..", value_delimiter = ',', default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::CpuLlvm]))]
+    #[arg(long, value_name = "TARGET,..", value_delimiter = ',', default_value = "cpu", value_parser = target_parser(&[Target::Cpu, Target::CpuLlvm, Target::Cuda]))]
     pub target: Vec<Target>,
     /// Threads to run on; without this, one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
