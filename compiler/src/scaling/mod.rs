@@ -3,7 +3,7 @@
 //!
 //! In: a bound module, before derivatives are written out. Out: the module with a function of one more result, `in_range:
 //! bool[]`. Where that is true, the other results are those of the original function up to rounding; where it is false they
-//! mean nothing, and the original function must be run. The rewrite is formal (see [`sum`]), names no op that users write, and
+//! mean nothing, and the original function must be run. The rewrite is formal (see `sum.rs`), names no op that users write, and
 //! is found in primitives as in composites.
 //!
 //! `log sum_j exp(k_ij + v_j)` costs an exponential per element of the matrix, in every iteration. If `k` stays the same, so

@@ -268,11 +268,10 @@ fn memory_reads(walk: &Walk<'_>, is_anchor: &[bool], node: N) -> BTreeSet<V> {
             Source::Input(_) if is_large => {
                 reads.insert(value);
             }
-            Source::Node(def, _) if is_anchor[def] && walk.graph.nodes[def].region == 0 => {
-                if is_large {
-                    reads.insert(value);
-                }
+            Source::Node(def, _) if is_anchor[def] && walk.graph.nodes[def].region == 0 && is_large => {
+                reads.insert(value);
             }
+            Source::Node(def, _) if is_anchor[def] && walk.graph.nodes[def].region == 0 => {}
             Source::Node(def, _) if walk.graph.nodes[def].body.is_none() => {
                 open.extend(walk.graph.nodes[def].args.iter().copied());
             }
