@@ -199,6 +199,29 @@ fn composites_are_looked_into() {
 }
 
 #[test]
+fn a_loop_whose_result_cancels_is_not_needed() {
+    let inner = TRANSPORT.replace("export fn @main", "fn @plan").replace("export ", "");
+    let source = format!(
+        "{inner}
+fn @outer(%v: f64[M], %u: f64[N], %k: f64[N,M]) -> (v: f64[M]) {{
+  f, g = loop(u, v, k, body=@step, trip=2, carry=2)
+  s = log_sum_exp(k + v, axis=1)
+  r = (s + f) - f
+  return v = 0.25 - log_sum_exp(k - reshape(r, shape=[N,1]), axis=0)
+}}
+export fn @main(%u: f64[N], %v: f64[M], %k: f64[N,M]) -> (v: f64[M]) {{
+  w = loop(v, u, k, body=@outer, trip=3, carry=1)
+  return v = w
+}}"
+    );
+    let found = within_range(&source).expect("the sums are found");
+    let (original, inputs) = (module(&source), transport_inputs(3.0));
+    let (expected, results) = (evaluated(&original, &inputs), evaluated(&found, &inputs));
+    assert!(is_in_range(&results));
+    assert!(difference(&expected[0], &results[0]) < 1e-12);
+}
+
+#[test]
 fn what_has_no_kept_matrix_or_no_weights_stays() {
     for step in [
         // The matrix is a state.

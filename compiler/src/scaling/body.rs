@@ -7,9 +7,11 @@
 use super::forms::{Form, Forms, Site};
 use super::sum::{Atom, Sum, Term};
 use super::{Checks, Walk, least};
-use birkhoff_ir::scalar::ScalarOp;
+use birkhoff_ir::dim::Dim;
+use birkhoff_ir::dtype::DType;
+use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::build::{Builder, Built};
-use birkhoff_ir::tensor::{Attr, Einsum, Func, FuncId, OpKind, TensorType, ValueId};
+use birkhoff_ir::tensor::{Attr, Einsum, Func, FuncId, Node, OpKind, TensorType, ValueId};
 use std::collections::BTreeMap;
 
 /// Writes `body` again for a loop with so many states. `None` if nothing in it is changed.
@@ -36,7 +38,7 @@ pub fn write(
         })
         .collect();
     let n_sums = checks.len();
-    checks.extend(inner.values().map(|_| TensorType::new(birkhoff_ir::dtype::DType::Bool, vec![])));
+    checks.extend(inner.values().map(|_| TensorType::new(DType::Bool, vec![])));
 
     let Walk { module, .. } = walk;
     let mut b = Builder::new(module, format!("{}_scaled", body.name));
@@ -63,8 +65,12 @@ pub fn write(
         next.push(writer.b.min(*state, seen)?);
     }
     let flags = std::mem::take(&mut writer.flags);
-    for (flag, state) in flags.into_iter().zip(&states[n_sums..]) {
-        next.push(writer.b.elementwise(ScalarOp::And, &[*state, flag])?);
+    for (place, state) in states[n_sums..].iter().enumerate() {
+        next.push(match flags.get(place) {
+            Some(flag) => writer.b.elementwise(ScalarOp::And, &[*state, *flag])?,
+            // What nobody needs any more was not written.
+            None => *state,
+        });
     }
     let mut b = writer.b;
     for (place, out) in body.outputs.iter().enumerate() {
@@ -76,7 +82,6 @@ pub fn write(
     if body.outputs.len() == carry {
         outputs_of(&mut b, &next)?;
     }
-    checks.truncate(n_sums + inner.len());
     Ok(Some(Checks { body: b.finish_at(body.span), states: checks }))
 }
 
@@ -245,14 +250,14 @@ impl Writer<'_, '_> {
         match total {
             Some(total) => Ok(total),
             None => {
-                let zero = self.b.scalar(ty.dtype, birkhoff_ir::scalar::Scalar::Float(0.0))?;
+                let zero = self.b.scalar(ty.dtype, Scalar::Float(0.0))?;
                 self.b.broadcast(zero, shape, &[])
             }
         }
     }
 
     /// A value repeated to `shape`, its axes at `places`, which need not be in order.
-    fn spread(&mut self, value: ValueId, shape: &[birkhoff_ir::dim::Dim], places: &[usize]) -> Built {
+    fn spread(&mut self, value: ValueId, shape: &[Dim], places: &[usize]) -> Built {
         let mut order: Vec<usize> = (0..places.len()).collect();
         order.sort_by_key(|axis| places[*axis]);
         let value = if order.is_sorted() { value } else { self.b.transpose(value, &order)? };
@@ -342,7 +347,7 @@ impl Checks {
     pub(super) fn apply(
         &self,
         b: &mut Builder<'_>,
-        node: &birkhoff_ir::tensor::Node,
+        node: &Node,
         args: &[ValueId],
     ) -> Result<(Vec<ValueId>, ValueId), String> {
         let mut op = node.op.clone();
