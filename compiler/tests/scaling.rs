@@ -284,3 +284,30 @@ fn the_plan_runs_the_original_where_it_must() {
         assert_eq!(ran.launches.len() as u64 > n_launches, goes_back);
     }
 }
+
+#[test]
+fn bodies_may_be_deep() {
+    // What a state gathers multiplies itself again and again; a potential goes through many steps.
+    let squares: String = (0..60).map(|step| format!("  p{} = p{step} * p{step}\n", step + 1)).collect();
+    let steps: String = (0..3000).map(|step| format!("  w{} = tanh(w{step}) * eps\n", step + 1)).collect();
+    let source = format!(
+        "dim N in 1..=1000 default 12\ndim M in 1..=1000 default 9
+fn @step(%acc: f64[N,M], %v: f64[M], %k: f64[N,M], %eps: f64[]) -> (acc: f64[N,M], v: f64[M]) {{
+  p0 = broadcast(v, shape=[N,M], axes=[1])
+{squares}  w0 = log_sum_exp(k + v, axis=1)
+{steps}  return acc = acc + p60, v = v - log_sum_exp(k + reshape(w3000, shape=[N,1]), axis=0)
+}}
+export fn @main(%acc: f64[N,M], %v: f64[M], %k: f64[N,M], %eps: f64[]) -> (acc: f64[N,M], v: f64[M]) {{
+  s, w = loop(acc, v, k, eps, body=@step, trip=3, carry=2)
+  return acc = s, v = w
+}}"
+    );
+    let (found, func) = within_range(&source).expect("the sums are found");
+    let options = birkhoff_compiler::eqsat::Options {
+        limits: birkhoff_compiler::eqsat::Limits { iterations: 1, ..Default::default() },
+        ..Default::default()
+    };
+    let edges = birkhoff_compiler::cost::Edges::default();
+    birkhoff_compiler::eqsat::optimize(&found, func, &options, &edges)
+        .unwrap_or_else(|why| panic!("{why:?}"));
+}

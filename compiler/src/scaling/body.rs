@@ -24,7 +24,7 @@ pub fn write(
     first_kept: usize,
 ) -> Result<Option<Checks>, String> {
     let forms = Forms::of(body, first_kept);
-    let used = used_sites(body, &forms);
+    let (used, needed) = used_sites(body, &forms);
     let inner = walk.inner(body)?;
     if used.is_empty() && inner.is_empty() {
         return Ok(None);
@@ -55,6 +55,10 @@ pub fn write(
     }
     let mut writer =
         Writer { body, forms: &forms, inner: &inner, written, sums: BTreeMap::new(), flags: vec![], b };
+    // In order, so that what a value is made of is there: bodies may be deep.
+    for value in (0..body.values.len()).filter(|value| needed[*value]) {
+        writer.value(ValueId(value as u32))?;
+    }
     let outputs: Result<Vec<ValueId>, String> =
         body.outputs.iter().map(|out| writer.value(out.value)).collect();
     let outputs = outputs?;
@@ -93,8 +97,8 @@ fn outputs_of(b: &mut Builder<'_>, next: &[ValueId]) -> Result<(), String> {
     next.iter().try_for_each(|value| b.fresh_output("in_range", *value))
 }
 
-/// The sites that outputs stand on.
-fn used_sites(body: &Func, forms: &Forms<'_>) -> Vec<usize> {
+/// The sites that outputs stand on, and which values are read on the way.
+fn used_sites(body: &Func, forms: &Forms<'_>) -> (Vec<usize>, Vec<bool>) {
     let mut used = vec![];
     let mut seen = vec![false; body.values.len()];
     let mut read: Vec<ValueId> = body.outputs.iter().map(|out| out.value).collect();
@@ -111,7 +115,7 @@ fn used_sites(body: &Func, forms: &Forms<'_>) -> Vec<usize> {
     }
     used.sort_unstable();
     used.dedup();
-    used
+    (used, seen)
 }
 
 fn atom_reads(atom: &Atom, forms: &Forms<'_>, used: &mut Vec<usize>, read: &mut Vec<ValueId>) {
@@ -163,7 +167,7 @@ impl Writer<'_, '_> {
         let ty = self.body.ty(value).clone();
         let axes: Vec<usize> = (0..ty.rank()).collect();
         let new = match self.forms.form(value) {
-            Form::Plain(sum) if sum.is_scaled() => self.plain(&sum.clone(), &axes, &ty)?,
+            Form::Plain(sum) if sum.is_scaled() => self.terms(sum.clone().terms(), &axes, &ty)?,
             Form::Exp(sum) if sum.is_scaled() => self.exponential(&sum.clone(), &axes, &ty)?,
             _ => return self.node(value),
         };
@@ -219,11 +223,7 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// The sum over `axes` of a value of type `ty`, which has the axes `0 ..`.
-    fn plain(&mut self, sum: &Sum, axes: &[usize], ty: &TensorType) -> Built {
-        self.terms(sum.terms(), axes, ty)
-    }
-
+    /// The sum of `terms` over `axes` of a value of type `ty`, which has the axes `0 ..`.
     fn terms(&mut self, terms: &[Term], axes: &[usize], ty: &TensorType) -> Built {
         let shape: Vec<_> = axes.iter().map(|axis| ty.shape[*axis].clone()).collect();
         let mut total = None;
@@ -269,7 +269,7 @@ impl Writer<'_, '_> {
     fn exponential(&mut self, sum: &Sum, axes: &[usize], ty: &TensorType) -> Built {
         let is_factor = |term: &&Term| matches!(term.atom, Atom::Log(_)) && term.coeff.abs() == 1;
         let Some(factor) = sum.terms().iter().find(is_factor).cloned() else {
-            let exponent = self.plain(sum, axes, ty)?;
+            let exponent = self.terms(sum.terms(), axes, ty)?;
             return self.b.unary(ScalarOp::Exp, exponent);
         };
         let Atom::Log(site) = factor.atom else { return Err("a factor is no scaled sum".into()) };
@@ -293,13 +293,13 @@ impl Writer<'_, '_> {
         let forms = self.forms;
         let site = &forms.sites[number];
         let ty = TensorType::new(site.dtype, site.shape.clone());
-        let exponents = self.plain(&site.kernel, &site.kernel_axes, &ty)?;
+        let exponents = self.terms(site.kernel.terms(), &site.kernel_axes, &ty)?;
         let last = site.kernel_axes.len().checked_sub(1).ok_or("a kernel has no axis")?;
         let row = self.greatest(exponents, &[last])?;
         // Weights may count the rows in, which are written by now.
         self.sums.insert(number, Scaled { row, shift: row, sum: row });
         let kernel = self.shifted_exp(exponents, row, &[last])?;
-        let weights = self.plain(&site.weights, &site.weight_axes, &ty)?;
+        let weights = self.terms(site.weights.terms(), &site.weight_axes, &ty)?;
         let summed: Vec<usize> = (0..site.weight_axes.len())
             .filter(|place| site.summed.contains(&site.weight_axes[*place]))
             .collect();

@@ -145,11 +145,11 @@ impl<'f> Forms<'f> {
                     (Some(by), _) => (self.plain(x), by),
                     (None, by) => (self.plain(y?), by?),
                 };
-                Some(Form::Plain(sum.wrapped(|atom| atom.times(by))))
+                sum.wrapped(|atom| atom.times(by)).map(Form::Plain)
             }),
             ScalarOp::Div => exponents(-1).or_else(|| {
                 let by = self.uniform(y?)?;
-                Some(Form::Plain(self.plain(x).wrapped(|atom| atom.over(by))))
+                self.plain(x).wrapped(|atom| atom.over(by)).map(Form::Plain)
             }),
             _ => None,
         }

@@ -6,6 +6,11 @@
 
 use birkhoff_ir::tensor::ValueId;
 
+/// Longer sums are values of their own.
+const MAX_TERMS: usize = 32;
+/// Scalars around an atom; with more of them it is a value of its own.
+const MAX_SCALARS: usize = 8;
+
 /// What a term is made of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Atom {
@@ -45,6 +50,14 @@ impl Atom {
             Atom::Value(_) => false,
             Atom::Times(inner, _) | Atom::Over(inner, _) => inner.is_scaled(),
             Atom::Log(_) | Atom::Shift(_) | Atom::Row(_) => true,
+        }
+    }
+
+    /// How many scalars are around it.
+    fn n_scalars(&self) -> usize {
+        match self {
+            Atom::Times(inner, _) | Atom::Over(inner, _) => 1 + inner.n_scalars(),
+            _ => 0,
         }
     }
 
@@ -88,7 +101,7 @@ impl Sum {
         self.0.iter().any(|term| term.atom.is_scaled())
     }
 
-    /// `self + factor * other`; `None` where a coefficient overflows.
+    /// `self + factor * other`; `None` where a coefficient overflows, or of too many terms.
     pub fn plus(&self, other: &Sum, factor: i64) -> Option<Sum> {
         let mut sum = self.clone();
         for term in &other.0 {
@@ -97,7 +110,7 @@ impl Sum {
             self.0.iter().find(same).map_or(Some(coeff), |known| known.coeff.checked_add(coeff))?;
             sum.push(Term { coeff, ..term.clone() });
         }
-        Some(sum)
+        (sum.0.len() <= MAX_TERMS).then_some(sum)
     }
 
     /// Every term with its axes mapped by `place`; `None` if an axis has no place.
@@ -110,9 +123,10 @@ impl Sum {
         terms.map(Sum::of)
     }
 
-    /// Every term with its atom wrapped.
-    pub fn wrapped(&self, wrap: impl Fn(Atom) -> Atom) -> Sum {
-        Sum::of(self.0.iter().map(|term| Term { atom: wrap(term.atom.clone()), ..term.clone() }))
+    /// Every term with a scalar around its atom; `None` if those are too many.
+    pub fn wrapped(&self, wrap: impl Fn(Atom) -> Atom) -> Option<Sum> {
+        let sum = Sum::of(self.0.iter().map(|term| Term { atom: wrap(term.atom.clone()), ..term.clone() }));
+        sum.0.iter().all(|term| term.atom.n_scalars() <= MAX_SCALARS).then_some(sum)
     }
 
     fn push(&mut self, term: Term) {

@@ -4,7 +4,7 @@
 //! `s`. Out: a loop that stacks the vectors, and `s + sum of E * (contraction of the stacks)` behind it. The cotangent of what
 //! a loop multiplies with vectors is gathered so: each iteration then writes vectors instead of a matrix.
 
-use super::loops::{Loop, picked, the_loop};
+use super::loops::{Loop, gathered_terms, picked, the_loop};
 use crate::eqsat::import;
 use crate::eqsat::pattern::Match;
 use crate::eqsat::rewriter::{Contraction, Rewriter};
@@ -16,6 +16,9 @@ use egg::Id;
 
 /// More products than this are no gain.
 const MAX_PRODUCTS: usize = 4;
+
+/// Nor are longer ones. A body may multiply a value with itself again and again: this ends the search.
+const MAX_FACTORS: usize = 16;
 
 /// The label of the iterations; axes of the state have the letters before it.
 const ITERATIONS: char = 'z';
@@ -73,56 +76,24 @@ fn label(axis: usize) -> char {
     (b'a' + axis as u8) as char
 }
 
-/// What the state gathers, if it does nothing else.
+/// What the state gathers, if it is products of vectors.
 fn gathered(l: &Loop, state: usize) -> Option<Vec<Product>> {
-    let (body, value) = (&l.body, ValueId(state as u32));
-    let ty = body.ty(value);
-    let is_wide = (2..=20).contains(&ty.rank()) && ty.dtype.is_float() && ty.dtype == ty.dtype.compute();
-    if !is_wide || body.n_uses()[state] != 1 {
+    let rank = l.body.ty(ValueId(state as u32)).rank();
+    if !(2..=20).contains(&rank) {
         return None;
     }
-    let mut terms = vec![];
-    let mut n_states = 0;
-    let mut left = vec![(body.outputs.get(state)?.value, false)];
-    while let Some((term, is_negative)) = left.pop() {
-        if term == value {
-            n_states += 1;
-            if is_negative {
-                return None;
-            }
-            continue;
-        }
-        match body.def(term).map(|(node, _)| (node.op.kind, &node.args[..])) {
-            Some((OpKind::Scalar(ScalarOp::Add), &[x, y])) if reads(body, term, value) => {
-                left.extend([(x, is_negative), (y, is_negative)]);
-            }
-            Some((OpKind::Scalar(ScalarOp::Sub), &[x, y])) if reads(body, term, value) => {
-                left.extend([(x, is_negative), (y, !is_negative)]);
-            }
-            _ => terms.push((term, is_negative)),
-        }
-    }
     let mut products = vec![];
-    for (term, is_negative) in terms {
+    for (term, is_negative) in gathered_terms(&l.body, state)? {
         for product in products_of(l, term)? {
             products.push(Product { is_negative: product.is_negative != is_negative, ..product });
         }
     }
     let is_whole = |product: &Product| {
         let groups = groups(product);
-        groups.len() >= 2 && (0..ty.rank()).all(|axis| groups.iter().any(|axes| axes.contains(&axis)))
+        groups.len() >= 2 && (0..rank).all(|axis| groups.iter().any(|axes| axes.contains(&axis)))
     };
-    (n_states == 1 && products.len() <= MAX_PRODUCTS && !products.is_empty() && products.iter().all(is_whole))
+    (products.len() <= MAX_PRODUCTS && !products.is_empty() && products.iter().all(is_whole))
         .then_some(products)
-}
-
-/// Whether `value` stands on the argument `input` by additions alone.
-fn reads(body: &Func, value: ValueId, input: ValueId) -> bool {
-    value == input
-        || body.def(value).is_some_and(|(node, _)| {
-            matches!(node.op.kind, OpKind::Scalar(ScalarOp::Add | ScalarOp::Sub))
-                && node.args.iter().any(|arg| reads(body, *arg, input))
-        })
 }
 
 /// The value, which has all axes, as a sum of products.
@@ -171,7 +142,8 @@ fn products_of(l: &Loop, value: ValueId) -> Option<Vec<Product>> {
         }
         _ => return None,
     };
-    (products.len() <= MAX_PRODUCTS).then_some(products)
+    let is_short = |product: &Product| product.same.len() + product.vectors.len() <= MAX_FACTORS;
+    (products.len() <= MAX_PRODUCTS && products.iter().all(is_short)).then_some(products)
 }
 
 fn joined(one: &Product, other: &Product) -> Product {

@@ -5,12 +5,12 @@
 //! products of larger matrices so, and what is the same for all of them is computed once.
 //! Deliberately absent: loops in the body, random numbers, and ops that look values up by others that are scanned.
 
-use super::loops::{Loop, picked, the_loop};
+use super::loops::{Gathered, Loop, gathered_terms, picked, the_loop};
 use crate::eqsat::pattern::Match;
 use crate::eqsat::rewriter::{Contraction, Rewriter};
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::scalar::ScalarOp;
-use birkhoff_ir::tensor::{Attr, Func, Node, Op, OpKind, ValueId};
+use birkhoff_ir::tensor::{Attr, Node, Op, OpKind, ValueId};
 use egg::Id;
 
 /// The label of the iterations.
@@ -23,16 +23,13 @@ struct Batched {
     has_axis: bool,
 }
 
-/// A term of what a state gathers, and whether it is subtracted.
-type Term = (ValueId, bool);
-
 /// The result that the match picks, of the body with an axis for the iterations.
 pub fn iterations_at_once(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
     let (l, idx) = (the_loop(cx, m)?, picked(m)?);
     if l.trip.as_const().is_some_and(|trip| trip < 2) {
         return None;
     }
-    let gathered: Vec<Vec<Term>> =
+    let gathered: Vec<Vec<Gathered>> =
         (0..l.carry).map(|state| gathered_terms(&l.body, state)).collect::<Option<_>>()?;
     let mut values: Vec<Option<Batched>> = vec![None; l.body.values.len()];
     for (slot, class) in l.args.iter().enumerate().skip(l.carry) {
@@ -56,41 +53,6 @@ pub fn iterations_at_once(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
         sum = cx.scalar(if *is_negative { ScalarOp::Sub } else { ScalarOp::Add }, &[sum, term])?;
     }
     Some(sum)
-}
-
-/// What a state gathers, if nothing else reads it.
-fn gathered_terms(body: &Func, state: usize) -> Option<Vec<Term>> {
-    let value = ValueId(state as u32);
-    let ty = body.ty(value);
-    if !ty.dtype.is_float() || ty.dtype != ty.dtype.compute() || body.n_uses()[state] != 1 {
-        return None;
-    }
-    let (mut terms, mut n_states) = (vec![], 0);
-    let mut left = vec![(body.outputs.get(state)?.value, false)];
-    while let Some((term, is_negative)) = left.pop() {
-        if term == value {
-            n_states += 1 + usize::from(is_negative);
-            continue;
-        }
-        let node = body.def(term).map(|(node, _)| node).filter(|_| stands_on(body, term, value));
-        match node.map(|node| (node.op.kind, &node.args[..])) {
-            Some((OpKind::Scalar(ScalarOp::Add), &[x, y])) => {
-                left.extend([(x, is_negative), (y, is_negative)]);
-            }
-            Some((OpKind::Scalar(ScalarOp::Sub), &[x, y])) => {
-                left.extend([(x, is_negative), (y, !is_negative)]);
-            }
-            // The state goes through something else.
-            Some(_) => return None,
-            None => terms.push((term, is_negative)),
-        }
-    }
-    (n_states == 1).then_some(terms)
-}
-
-fn stands_on(body: &Func, value: ValueId, input: ValueId) -> bool {
-    value == input
-        || body.def(value).is_some_and(|(node, _)| node.args.iter().any(|arg| stands_on(body, *arg, input)))
 }
 
 /// The sum of a value over all iterations.

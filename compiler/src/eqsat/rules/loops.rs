@@ -11,6 +11,7 @@ use crate::eqsat::pattern::Match;
 use crate::eqsat::rewriter::Rewriter;
 use crate::eqsat::term::{Head, Term};
 use birkhoff_ir::dim::Dim;
+use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::{Attr, Def, Domain, Func, FuncId, Input, Node, Op, OpKind, Output, Value, ValueId};
 use egg::Id;
 use std::collections::BTreeMap;
@@ -96,6 +97,43 @@ pub(super) fn picked(m: &Match) -> Option<usize> {
         Head::Get(idx) => Some(idx as usize),
         _ => None,
     }
+}
+
+/// A term of what a state gathers, and whether it is subtracted.
+pub(super) type Gathered = (ValueId, bool);
+
+/// The terms that each iteration adds to a state, if it does nothing else with it.
+pub(super) fn gathered_terms(body: &Func, state: usize) -> Option<Vec<Gathered>> {
+    let value = ValueId(state as u32);
+    let ty = body.ty(value);
+    if !ty.dtype.is_float() || ty.dtype != ty.dtype.compute() || body.n_uses()[state] != 1 {
+        return None;
+    }
+    // It has one reader, whose result has one, and so on to the result: what stands on it is a chain.
+    let mut stands_on = vec![false; body.values.len()];
+    stands_on[state] = true;
+    for node in &body.nodes {
+        let reads = node.args.iter().any(|arg| stands_on[arg.0 as usize]);
+        node.results.iter().for_each(|result| stands_on[result.0 as usize] = reads);
+    }
+    let (mut terms, mut place) = (vec![], body.outputs.get(state)?.value);
+    while place != value {
+        let (node, _) = body.def(place)?;
+        let (op, [x, y]) = (node.op.kind, node.args[..].first_chunk::<2>()?);
+        let on_state = [x, y].map(|arg| stands_on[arg.0 as usize]);
+        let (next, term) = match (op, on_state) {
+            (OpKind::Scalar(ScalarOp::Add), [true, false]) => (*x, (*y, false)),
+            (OpKind::Scalar(ScalarOp::Add), [false, true]) => (*y, (*x, false)),
+            (OpKind::Scalar(ScalarOp::Sub), [true, false]) => (*x, (*y, true)),
+            _ => return None,
+        };
+        terms.push(term);
+        place = next;
+    }
+    // Its sums so far are nobody else's either.
+    let others =
+        body.outputs.iter().enumerate().any(|(slot, out)| slot != state && stands_on[out.value.0 as usize]);
+    (!others && !terms.is_empty()).then_some(terms)
 }
 
 fn never(cx: &mut Rewriter<'_>, m: &Match) -> Option<Id> {
