@@ -77,7 +77,7 @@ pub fn lower(
     {
         let info = &cx.walk.graph.values[*value];
         let name = unique_name(&mut names, info.name.as_deref().unwrap_or("v"));
-        func.params.push(Param { name, dtype: info.ty.dtype, shape: info.ty.shape.clone(), access });
+        func.params.push(Param { name, dtype: info.ty.dtype, shape: info.memory_shape(), access });
     }
     let mut lowering = Lowering::new(cx.walk, cx.is_anchor, cx.n_users, Emitter::new(func), cx.target.lanes);
     for (idx, value) in reads.iter().enumerate() {

@@ -81,6 +81,10 @@ const UNPLANNED: BufferKind = BufferKind::Temp(0);
 impl ProgramBuilder<'_> {
     /// A new array; its name is made unique.
     fn buffer(&mut self, name: &str, ty: &TensorType, kind: BufferKind) -> Arg {
+        self.array(name, ty.dtype, ty.shape.clone(), kind)
+    }
+
+    fn array(&mut self, name: &str, dtype: DType, shape: Vec<Dim>, kind: BufferKind) -> Arg {
         let taken = |name: &str| self.program.buffers.iter().any(|buffer| buffer.name.as_str() == name);
         let mut unique = name.to_string();
         let mut number = 1;
@@ -88,7 +92,7 @@ impl ProgramBuilder<'_> {
             unique = format!("{name}_{number}");
             number += 1;
         }
-        let buffer = Buffer { name: unique.into(), dtype: ty.dtype, shape: ty.shape.clone(), kind };
+        let buffer = Buffer { name: unique.into(), dtype, shape, kind };
         self.program.buffers.push(buffer);
         whole(BufferId(self.program.buffers.len() as u32 - 1))
     }
@@ -148,7 +152,8 @@ impl ProgramBuilder<'_> {
             return place.clone();
         }
         let info = &graph.values[value];
-        let arg = self.buffer(info.name.as_deref().unwrap_or("tmp"), &info.ty, UNPLANNED);
+        let name = info.name.as_deref().unwrap_or("tmp");
+        let arg = self.array(name, info.ty.dtype, info.memory_shape(), UNPLANNED);
         places.insert(value, arg.clone());
         arg
     }
@@ -335,7 +340,7 @@ pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Gra
             None => {
                 split_batch_sums(&mut graph, &|graph, node| library_product(graph, node, target).is_some());
                 if target.lanes == LaneKind::Vector {
-                    copy_transposed(&mut graph);
+                    copy_transposed(&mut graph, target.lanes);
                 }
                 let axes = Axes::new(&graph);
                 return (graph, axes);

@@ -2,8 +2,10 @@
 //!
 //! In: a graph. Out: the same function, where a contraction over few neighbouring elements of a large argument (the reverse
 //! of a skinny projection) reads a transposed copy: its vectors then run along the result, without a reduction for every
-//! element. The copy is made once per call, and is read as often as the batch has places.
+//! element. The copy is made once per call, and is read as often as the batch has places. Its rows do not lie a power of two
+//! apart: those would all fall on the same few places of a cache that finds a line by its low address.
 
+use super::LaneKind;
 use super::graph::{GNode, Graph, N, Source, V};
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::tensor::{Attr, Einsum, Op, OpKind};
@@ -15,8 +17,14 @@ const MIN_ELEMS: i64 = 16 * 1024;
 /// A smaller batch does not read the copy often enough.
 const MIN_PLACES: i64 = 64;
 
+/// Bytes by which rows are set apart, where a multiple of [`ALIASED`] bytes would be between them: a little more than what is read
+/// of one row before the next, so that this and the other rows are on places of their own.
+const SET_APART: i64 = 320;
+/// Rows at multiples of this share less than a quarter of the places of a usual nearest cache.
+const ALIASED: i64 = 1024;
+
 /// Gives every contraction that gains from it a copy of its argument.
-pub fn copy_transposed(graph: &mut Graph) {
+pub fn copy_transposed(graph: &mut Graph, lanes: LaneKind) {
     let wanted: Vec<(N, usize)> =
         (0..graph.nodes.len()).filter_map(|node| Some((node, copied_operand(graph, node)?))).collect();
     let mut copies: Vec<(V, V)> = vec![];
@@ -27,7 +35,7 @@ pub fn copy_transposed(graph: &mut Graph) {
         let (copy, node) = match known {
             Some(copy) => (copy, node),
             None => {
-                let copy = add_copy(graph, source);
+                let copy = add_copy(graph, source, lanes);
                 copies.push((source, copy));
                 (copy, node + 1)
             }
@@ -73,7 +81,7 @@ fn gains(graph: &Graph, spec: &Einsum, args: &[V], pos: usize) -> bool {
 }
 
 /// Adds the node, before all others, that copies `source` with its last axis first.
-fn add_copy(graph: &mut Graph, source: V) -> V {
+fn add_copy(graph: &mut Graph, source: V, lanes: LaneKind) -> V {
     let info = graph.values[source].clone();
     let mut ty = info.ty.clone();
     ty.shape.rotate_right(1);
@@ -84,7 +92,11 @@ fn add_copy(graph: &mut Graph, source: V) -> V {
         }
     }
     let name = info.name.as_ref().map(|name| format!("{name}_copy").into());
+    let size = ty.dtype.size_bytes() as i64;
+    let row = ty.shape.last().and_then(Dim::as_const);
+    let is_aliased = lanes == LaneKind::Vector && row.is_some_and(|row| row * size % ALIASED == 0);
     let copy = graph.add_value(ty, Source::Node(0, 0), name);
+    graph.values[copy].gap = if is_aliased { SET_APART / size } else { 0 };
     let axes = (0..rank).map(|axis| if axis == 0 { rank - 1 } else { axis - 1 }).collect();
     let node = GNode {
         op: Op { kind: OpKind::Transpose, attrs: vec![Attr::Axes(axes)] },

@@ -36,6 +36,19 @@ pub struct GValue {
     pub source: Source,
     /// A name for reading.
     pub name: Option<Sym>,
+    /// Elements between the end of one row and the next in memory; see [`super::copies`].
+    pub gap: i64,
+}
+
+impl GValue {
+    /// The array that it lies in, of which it is the first elements of every row.
+    pub fn memory_shape(&self) -> Vec<Dim> {
+        let mut shape = self.ty.shape.clone();
+        if let Some(last) = shape.last_mut() {
+            *last = last.add(&Dim::constant(self.gap));
+        }
+        shape
+    }
 }
 
 /// One operation.
@@ -112,7 +125,7 @@ impl Graph {
 
     /// Adds a value.
     pub fn add_value(&mut self, ty: TensorType, source: Source, name: Option<Sym>) -> V {
-        self.values.push(GValue { ty, source, name });
+        self.values.push(GValue { ty, source, name, gap: 0 });
         self.values.len() - 1
     }
 

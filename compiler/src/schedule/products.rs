@@ -134,7 +134,7 @@ fn factor(graph: &Graph, node: N, arg: V, coords: Coords, groups: [&Group; 3]) -
     let (mut value, mut coords) = (arg, coords);
     let mut is_whole = true;
     loop {
-        let flat = flatten(&coords, &graph.values[value].ty.shape);
+        let flat = flatten(&coords, &graph.values[value].memory_shape());
         if let Some(strides) = strides(&flat, groups)
             && (is_whole || is_memory(graph, value))
         {
