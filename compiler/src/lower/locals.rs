@@ -5,6 +5,7 @@
 
 use super::kernel::{KernelLowering, unique_name};
 use super::value::Place;
+use crate::schedule::LaneKind;
 use crate::schedule::axes::Class;
 use crate::schedule::chunks::N_CHUNKS;
 use crate::schedule::cluster::Cluster;
@@ -14,6 +15,11 @@ use crate::schedule::walk::Walk;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::kernel::{Local, Space};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Bytes of a row that are read before those of another row: as few lose what a processor fetches ahead of its reads.
+const ROW_RUN_BYTES: i64 = 1024;
+/// Never fewer tiles than this for the sake of longer runs.
+const MIN_TILES: i64 = 16;
 
 impl KernelLowering<'_, '_> {
     /// Places in a tile: what they read and keep fits the cache budget, in powers of two, at least a vector.
@@ -34,10 +40,13 @@ impl KernelLowering<'_, '_> {
         }
         let fits = (self.cx.target.tile_bytes / bytes.max(1)).clamp(8, 512);
         let extent = axes.extent(class).as_const().unwrap_or(i64::MAX);
-        // Of known extents, tiles enough to keep the cores of a large machine busy.
+        // Of known extents, tiles enough to keep the cores of a large machine busy; rather fewer than parts of rows so short
+        // that memory is read in jumps.
         let n_places: Option<i64> =
             cluster.batch.iter().map(|class| axes.extent(*class).as_const()).product();
-        let fits = n_places.map_or(fits, |places| fits.min((places / N_CHUNKS).max(8)));
+        let run = self.row_run(class);
+        let fits = n_places
+            .map_or(fits, |places| fits.min((places / N_CHUNKS).max(8).max(run.min(places / MIN_TILES))));
         // What is too much for tile memory goes to a workspace: rather that than tokens one by one.
         let fits = match self.cx.target.kept_bytes {
             i64::MAX => fits,
@@ -48,6 +57,21 @@ impl KernelLowering<'_, '_> {
             tile *= 2;
         }
         tile
+    }
+
+    /// How many places of a tile along `class` are neighbours in rows that are read from memory, so that a row is read in runs
+    /// that hide where it starts; 1 if no rows lie along it.
+    fn row_run(&self, class: Class) -> i64 {
+        let (graph, axes) = (self.cx.walk.graph, self.cx.walk.axes);
+        let is_row = |value: &&V| {
+            let classes = axes.of_value(**value);
+            classes.len() > 1 && classes.last() == Some(&class)
+        };
+        let sizes = self.reads.iter().filter(is_row).map(|value| graph.values[*value].ty.dtype.size_bytes());
+        match (self.cx.target.lanes, sizes.max()) {
+            (LaneKind::Vector, Some(size)) => ROW_RUN_BYTES / size as i64,
+            _ => 1,
+        }
     }
 
     /// At most what one place of the tile keeps in tile memory: what other nodes of the kernel read, and states of its loops.
