@@ -60,8 +60,8 @@ impl<'a> Emitter<'a, '_> {
         if self.lanes.is_some() {
             return Err(self.broken("lane loops are nested"));
         }
-        if !width.is_power_of_two() || width < 2 {
-            return Err(self.broken("the width of a lane loop is not a power of two, at least 2"));
+        if width < 2 {
+            return Err(self.broken("a lane loop has fewer than two lanes"));
         }
         let middle = self.split_range(&start, &end, width)?;
         let reductions = self.find_reductions(body, width)?;
@@ -115,6 +115,9 @@ impl<'a> Emitter<'a, '_> {
             let (start, end) = (start.as_i64(), end.as_i64());
             let len = end.saturating_sub(start).max(0);
             return Ok(Val::Const(Scalar::Int(start + (len - len % width))));
+        }
+        if !(width as u64).is_power_of_two() {
+            return Err(self.broken("the width of a lane loop of unknown length is not a power of two"));
         }
         let known_start = matches!(start, Val::Const(Scalar::Int(0)));
         let start = self.as_scalar(start, DType::I64)?;

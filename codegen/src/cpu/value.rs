@@ -57,7 +57,7 @@ pub(super) fn vector_type(dtype: DType) -> Type {
 /// Lanes in one value of a lane loop of `width`: a native vector's, or 1 where that is not filled.
 pub(super) fn chunk_lanes(dtype: DType, width: u32) -> u32 {
     let native = vector_type(dtype).lane_count();
-    if width >= native { native } else { 1 }
+    if width.is_multiple_of(native) { native } else { 1 }
 }
 
 /// Number of values that hold one value per lane.

@@ -4,7 +4,7 @@
 //! addressed at run time: whole vectors where the array has a lane axis or is declared inside a lane loop. Assumes that
 //! `unroll` loops around an access are unrolled.
 
-use super::build::Ssa;
+use super::build::{Ssa, type_of};
 use super::emit::Emitter;
 use super::lanes::Target;
 use super::value::Val;
@@ -38,6 +38,11 @@ impl RegShape {
             RegShape::Scalars => 1,
             RegShape::PerLane { width } | RegShape::LaneAxis { width } => width,
         }
+    }
+
+    /// Lanes of what is kept: LLVM takes vectors whose length is no power of two apart wherever a loop carries them.
+    fn kept_lanes(self) -> u32 {
+        self.lanes().next_power_of_two()
     }
 }
 
@@ -89,10 +94,10 @@ impl<'c> Emitter<'_, 'c> {
         };
         let known = self.regs[id.0 as usize].clone().filter(|array| array.shape == shape);
         let array = known.unwrap_or_else(|| {
-            let element = |_| (0..n_chunks).map(|_| self.register(dtype, shape.lanes())).collect();
+            let element = |_| (0..n_chunks).map(|_| self.register(dtype, shape.kept_lanes())).collect();
             Rc::new(RegArray { dtype, registers: (0..n_elems).map(element).collect(), shape })
         });
-        let zero = self.constant(dtype, Scalar::Int(0).convert(dtype), shape.lanes());
+        let zero = self.constant(dtype, Scalar::Int(0).convert(dtype), shape.kept_lanes());
         for register in array.registers.iter().flatten() {
             self.b.store(zero, *register, dtype.size_bytes() as u32);
         }
@@ -206,26 +211,33 @@ impl<'c> Emitter<'_, 'c> {
 
     fn read_reg(&mut self, id: LocalId, slot: Slot) -> Result<Val<'c>, Diagnostic> {
         let (array, register, lane) = self.reached(id, slot)?;
-        let ty = self.ty(array.dtype, array.shape.lanes());
-        let value = self.b.load(ty, register, array.dtype.size_bytes() as u32);
+        let (lanes, kept) = (array.shape.lanes(), array.shape.kept_lanes());
+        let value = self.b.load(self.ty(array.dtype, kept), register, array.dtype.size_bytes() as u32);
         Ok(match lane {
             Some(lane) => Val::Uniform(self.b.extract(value, lane)),
             None if array.shape == RegShape::Scalars => Val::Uniform(value),
-            None => Val::Lanes(value),
+            None if kept == lanes => Val::Lanes(value),
+            None => Val::Lanes(self.b.shuffle(value, value, 0..lanes)),
         })
     }
 
     fn write_reg(&mut self, id: LocalId, slot: Slot, val: Val<'c>) -> Result<(), Diagnostic> {
         let (array, register, lane) = self.reached(id, slot)?;
         let align = array.dtype.size_bytes() as u32;
+        let (lanes, kept) = (array.shape.lanes(), array.shape.kept_lanes());
         let value = match lane {
             Some(lane) => {
                 let elem = self.as_scalar(val, array.dtype)?;
-                let chunk = self.b.load(self.ty(array.dtype, array.shape.lanes()), register, align);
+                let chunk = self.b.load(self.ty(array.dtype, kept), register, align);
                 self.b.insert(chunk, elem, lane)
             }
             None if array.shape == RegShape::Scalars => self.as_scalar(val, array.dtype)?,
-            None => self.as_lanes(val, array.dtype),
+            None if kept == lanes => self.as_lanes(val, array.dtype),
+            None => {
+                let value = self.as_lanes(val, array.dtype);
+                let nothing = self.b.poison(type_of(value));
+                self.b.shuffle(value, nothing, 0..kept)
+            }
         };
         self.b.store(value, register, align);
         Ok(())

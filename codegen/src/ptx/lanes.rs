@@ -95,6 +95,9 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
         if self.lanes.is_some() {
             return Err(self.broken("lane loops are nested"));
         }
+        if !width.is_power_of_two() {
+            return Err(self.unsupported("threads need a lane width that is a power of two"));
+        }
         let scope = self.scope.clone();
         let plan = self.lane_plan(inner, width, &scope);
         let mode = if plan.together { LaneMode::Together } else { LaneMode::Apart };

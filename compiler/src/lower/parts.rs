@@ -1,4 +1,4 @@
-//! Nests whose first loop is cut into parts, each of which is done for all places of the tile.
+//! Nests whose long loop is cut into parts, each of which is done for all places of the tile.
 //!
 //! In: a nest of sums and the size of a part. Out: loops over parts, places, blocks and terms; between parts the sums so far
 //! are in tile memory.
@@ -12,9 +12,9 @@ use birkhoff_ir::kernel::{ForKind, Index, Local, Mem, Space};
 use birkhoff_ir::scalar::ScalarOp;
 
 impl Lowering<'_> {
-    /// Emits a nest of sums over one loop, `size` terms at a time for all places of the tile.
+    /// Emits a nest of sums over one long loop, the last, `size` terms of it at a time for all places of the tile.
     pub(super) fn chunked_nest(&mut self, nest: &Nest, work: &[Work], size: i64) {
-        let class = nest.loops[0];
+        let Some((&class, around)) = nest.loops.split_last() else { return };
         let sums: Vec<(Work, Mem)> = work.iter().map(|item| (*item, self.sums_so_far(nest, item))).collect();
         let mem_of = |work: &Work| sums.iter().find(|(item, _)| item == work).map(|(_, mem)| *mem);
         self.for_places(nest, 1, &mut |this, tokens| {
@@ -42,12 +42,20 @@ impl Lowering<'_> {
                         this.emitter.store(accumulator, to, var);
                     });
                 }
+                for short in around {
+                    let extent = this.walk.axes.extent(*short).clone();
+                    let end = Index::constant(extent.clone());
+                    let var = this.emitter.open_for("s", 0.into(), end, ForKind::Seq, Some(extent));
+                    this.at.insert(*short, Index::var(var));
+                }
                 let extent = Some(extent.clone());
                 let var = this.emitter.open_for("i0", start.clone(), end.clone(), ForKind::Seq, extent);
                 this.at.insert(class, Index::var(var));
                 this.nest_body(nest, work, tokens, block, &open);
-                this.at.remove(&class);
-                this.close();
+                for class in nest.loops.iter().rev() {
+                    this.at.remove(class);
+                    this.close();
+                }
                 for (item, accumulator) in work.iter().zip(&open) {
                     let Some(mem) = mem_of(item) else { continue };
                     this.each_sum(nest, item, tokens, block, &mut |this, to, from| {

@@ -35,31 +35,34 @@ pub struct Target {
     pub kept_bytes: i64,
     /// Accumulators that a nest keeps in (vector) registers.
     pub n_accumulators: i64,
+    /// Whether vectors may have any length, which code is generated for in as many registers as it takes.
+    pub any_length: bool,
     /// Whether who runs the plan has a library for large matrix products; without one, kernels do them.
     pub library_contractions: bool,
 }
 
 impl Default for Target {
-    /// A CPU core with sixteen registers of 128 bits and half a mebibyte of cache to itself, and a library. Eight
-    /// accumulators keep two multiply-adds per cycle busy, and leave room for operands and for the copies of them that
-    /// two-address instructions take.
+    /// A CPU core with sixteen registers of 128 bits and half a mebibyte of cache to itself, and a library. Twelve
+    /// accumulators leave room for operands and for a copy of one, which two-address instructions take.
     fn default() -> Self {
         Target {
             lanes: LaneKind::Vector,
             native_lanes: 4,
             tile_bytes: 512 * 1024,
             kept_bytes: i64::MAX,
-            n_accumulators: 8,
+            n_accumulators: 12,
+            any_length: false,
             library_contractions: true,
         }
     }
 }
 
 impl Target {
-    /// A CPU core with so many vector registers of so many bits; otherwise as the default.
+    /// A CPU core with so many vector registers of so many bits, for a compiler of vectors of any length; otherwise as the
+    /// default.
     pub fn vectors(bits: u32, n_registers: u32) -> Self {
         let n_accumulators = i64::from(n_registers) * 3 / 4;
-        Target { native_lanes: (bits / 32).max(4), n_accumulators, ..Target::default() }
+        Target { native_lanes: (bits / 32).max(4), n_accumulators, any_length: true, ..Target::default() }
     }
 
     /// A GPU: blocks of 128 threads with 48 KiB of shared memory, some of which lane reductions need.
@@ -70,6 +73,7 @@ impl Target {
             tile_bytes: 48 * 1024,
             kept_bytes: 38 * 1024,
             n_accumulators: 64,
+            any_length: false,
             library_contractions: false,
         }
     }

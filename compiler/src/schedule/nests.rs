@@ -24,7 +24,7 @@ const NEAR_ROWS: i64 = 8;
 /// Iterations of a loop between visits to the next places of the tile.
 const MAX_CHUNK: i64 = 256;
 /// The same where vectors are places of the tile: a few dozen rows stay in the second cache, wherever they are.
-const TILE_CHUNK: i64 = 32;
+const TILE_CHUNK: i64 = 16;
 /// A chunked sum keeps at most this many accumulators in registers at once.
 const MAX_CHUNK_UNROLL: i64 = 32;
 
@@ -93,7 +93,9 @@ impl Stager<'_> {
         if let Some(class) = medium
             && self.block_fits(class)
         {
-            choices.push((2 * cost(class), loops.len(), Lanes::Block(self.block_width(class))));
+            let block =
+                Lanes::Block(self.block_width(class, width, n_outer / self.extent(class).unwrap_or(1)));
+            choices.push((2 * cost(class), loops.len(), block));
         }
         let lanes = choices
             .into_iter()
@@ -141,7 +143,7 @@ impl Stager<'_> {
             _ => false,
         };
         let shares_code = (shares || (is_short && cut.is_none())) && !large_summed.is_empty();
-        let (block, n_tokens) = self.blocking(medium, lanes, shares_code, small_outer);
+        let (block, n_tokens) = self.blocking(medium, lanes, shares_code, small_outer, width);
         let chunk = match (lanes, loops.as_slice(), large_summed.as_slice()) {
             // Threads of a block share a cache in any case.
             _ if self.target.lanes == LaneKind::Threads => None,
@@ -155,6 +157,12 @@ impl Stager<'_> {
             }
             _ => None,
         };
+        let mut loops = loops;
+        if let (Lanes::Block(_), [class]) = (lanes, large_summed.as_slice()) {
+            let short: Vec<Class> = summed.iter().copied().filter(|other| other != class).collect();
+            let around = self.short_loops(*class, n_tokens, &short, &reads);
+            loops.splice(large_outer.len()..large_outer.len(), around);
+        }
         Nest { n_outer: large_outer.len(), loops, lanes, block, n_tokens, chunk }
     }
 
@@ -200,11 +208,21 @@ impl Stager<'_> {
         fitting.map_or(2, |lanes| lanes as u32)
     }
 
-    /// Lanes of a block along `class`: a native vector, or a part of one that leaves no rest, which would be done one by one.
-    fn block_width(&self, class: Class) -> u32 {
+    /// Lanes of a block along `class`: `native`, or a part of it that leaves no rest, which would be done one by one; all of a few
+    /// vectors, for each of `n_sums` sums, where vectors may have any length.
+    fn block_width(&self, class: Class, native: u32, n_sums: i64) -> u32 {
         const LEAST: u32 = 4;
-        let native = self.target.native_lanes;
         let extent = self.extent(class).unwrap_or(0);
+        // A longer vector takes registers for the next power of two.
+        let whole = u32::try_from(extent).unwrap_or(0).next_power_of_two().max(native);
+        let n_registers = i64::from(whole / native);
+        if self.target.any_length
+            && extent > 1
+            && n_registers == (extent + i64::from(native) - 1) / i64::from(native)
+            && 2 * n_registers * n_sums.max(1) <= self.target.n_accumulators
+        {
+            return extent as u32;
+        }
         let leaves_rest = |width: &u32| *width > LEAST && extent % i64::from(*width) != 0;
         std::iter::successors(Some(native), |width| Some(width / 2))
             .find(|width| !leaves_rest(width))
@@ -243,37 +261,49 @@ impl Stager<'_> {
         (chunk >= 4 && self.extent(class).is_none_or(|extent| extent >= 2 * chunk)).then_some(chunk)
     }
 
-    /// Register blocking: about eight vector accumulators. They keep two multiply-adds per cycle busy, and leave room in
-    /// sixteen registers for operands, and for the copies of them that two-address instructions take.
+    /// Register blocking: as many accumulators as the machine has registers for. They hide the latency of multiply-adds, and the
+    /// more of them there are, the fewer loads they take.
     fn blocking(
         &self,
         medium: Option<Class>,
         lanes: Lanes,
         shares: bool,
         small_outer: i64,
+        native: u32,
     ) -> (Option<(Class, i64)>, i64) {
         let n_accumulators = self.target.n_accumulators;
-        let native = i64::from(self.target.native_lanes);
-        let tokens = |vectors: i64| if shares { (n_accumulators / vectors.max(1)).clamp(1, 4) } else { 1 };
+        let native = i64::from(native);
+        // Tiles are powers of two, of which places come in groups without a rest.
+        let tokens = |vectors: i64, most: i64| {
+            if shares { power_of_two((n_accumulators / vectors.max(1)).clamp(1, most)) } else { 1 }
+        };
         let Some(class) = medium else {
             if matches!(lanes, Lanes::Tile(_)) {
                 return (None, 1);
             }
             let width = if let Lanes::Loop(_, width) = lanes { i64::from(width) } else { 1 };
-            return (None, tokens(small_outer * (width / native).max(1)));
+            return (None, tokens(small_outer * (width / native).max(1), 4));
         };
         let extent = self.extent(class).unwrap_or(1);
         match lanes {
             // One vector of places for each element of the block.
             Lanes::Tile(_) => (Some((class, (n_accumulators / small_outer.max(1)).clamp(1, extent))), 1),
-            Lanes::Block(width) => {
-                // Blocks of two vectors for four places load least per multiply-add; unless those are too many passes.
+            Lanes::Block(width) if self.target.lanes == LaneKind::Vector => {
+                // Every pass reads the other operand again: as few as leave room for two places, of about the same size.
                 let width = i64::from(width);
-                let pair = 2 * width;
-                let is_vector = self.target.lanes == LaneKind::Vector;
-                let few = is_vector && shares && small_outer == 1 && extent <= MAX_PASSES * pair;
-                let block = extent.min(if few { pair } else { 8 * width });
-                (Some((class, block)), tokens((block + width - 1) / width * small_outer))
+                let per_lanes = (width + native - 1) / native;
+                let n_vectors = (extent + width - 1) / width;
+                let most = n_accumulators / (if shares { 2 } else { 1 } * per_lanes * small_outer.max(1));
+                let n_passes = (n_vectors + most.max(1) - 1) / most.max(1);
+                let per_pass = (n_vectors + n_passes - 1) / n_passes;
+                // Of every place, an operand is at hand besides its sums.
+                let held = per_pass * per_lanes * small_outer + i64::from(per_pass > 1);
+                (Some((class, extent.min(per_pass * width))), tokens(held, NEAR_ROWS))
+            }
+            Lanes::Block(width) => {
+                let width = i64::from(width);
+                let block = extent.min(8 * width);
+                (Some((class, block)), tokens((block + width - 1) / width * small_outer, 4))
             }
             _ => {
                 let width = if let Lanes::Loop(_, width) = lanes { i64::from(width) / native } else { 1 };
@@ -281,6 +311,25 @@ impl Stager<'_> {
                 let block = (n_accumulators / (n_tokens * width.max(1) * small_outer)).clamp(1, extent);
                 (Some((class, block)), n_tokens)
             }
+        }
+    }
+
+    /// Short axes of a sum that are loops around its long one, `class`: written out, they would make `n_tokens` places read so many rows
+    /// at once that these push each other out of the nearest cache.
+    fn short_loops(&self, class: Class, n_tokens: i64, short: &[Class], reads: &[Read]) -> Vec<Class> {
+        let Some(tile) = self.batch.last() else { return vec![] };
+        let is_row = |read: &&Read| read.uses(*tile) && read.uses(class) && stride_cost(read, class) == 0;
+        // The first is the result.
+        let rows: Vec<&Read> = reads.iter().skip(1).filter(is_row).collect();
+        let own = |read: &Read| -> i64 {
+            short.iter().filter(|other| read.uses(**other)).filter_map(|other| self.extent(*other)).product()
+        };
+        let n_rows: i64 = rows.iter().map(|read| n_tokens * own(read)).sum();
+        let is_own = |other: &Class| rows.iter().any(|read| read.uses(*other));
+        if n_rows > NEAR_ROWS && self.target.lanes == LaneKind::Vector {
+            short.iter().copied().filter(is_own).collect()
+        } else {
+            vec![]
         }
     }
 
@@ -332,6 +381,11 @@ impl Stager<'_> {
         }
         reads
     }
+}
+
+/// The greatest power of two that is not greater than `n`.
+fn power_of_two(n: i64) -> i64 {
+    1 << n.max(1).ilog2()
 }
 
 /// Vectors of partial sums for each accumulator: about eight in all hide the latency of an addition.

@@ -310,7 +310,7 @@ pub enum ForKind {
     Seq,
     /// Fully unrolled by the back end; start and end are constants.
     Unroll,
-    /// Over vector lanes, `width` (a power of two, at least 2) at a time.
+    /// Over vector lanes, `width` at a time: a power of two, at least 2, or all of a constant range.
     Lanes {
         /// Iterations in a chunk; a back end cuts it into its native vectors.
         width: u32,

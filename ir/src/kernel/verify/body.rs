@@ -1,6 +1,6 @@
 //! Scopes, loops and memory accesses.
 
-use super::{Report, inst, is_width, known_sizes, width_message};
+use super::{MAX_WIDTH, Report, inst, is_width, known_sizes, width_message};
 use crate::diag::Span;
 use crate::dtype::DType;
 use crate::kernel::lanes::LaneScope;
@@ -327,7 +327,10 @@ impl<'f> Checker<'_, 'f> {
     }
 
     fn lane_loop(&mut self, inner: &'f For, width: u32) {
-        self.require(is_width(width), || width_message(width));
+        let constant = |index: &Index| index.offset.as_const().filter(|_| index.terms.is_empty());
+        let len = constant(&inner.start).zip(constant(&inner.end)).map(|(start, end)| end - start);
+        let whole = (2..=MAX_WIDTH).contains(&width) && len == Some(i64::from(width));
+        self.require(is_width(width) || whole, || width_message(width));
         if self.lanes.is_some() {
             self.fail("lane loops do not nest");
             return self.block(&inner.body);
@@ -341,6 +344,10 @@ impl<'f> Checker<'_, 'f> {
         let span = self.span;
         self.block(&inner.body);
         self.scope.leave();
+        let reduces = self.lanes.as_ref().is_some_and(|lanes| !lanes.reduced.is_empty());
+        self.require(is_width(width) || !reduces, || {
+            format!("the lane width is {width}, expected a power of two where lanes are reduced")
+        });
         self.lanes_done(span);
     }
 }

@@ -7,8 +7,8 @@
 //! - Register arrays have a compute type and constant extents, are used where a `decl` before them is in scope, and are
 //!   indexed by constants and variables of `unroll` loops, or on their lane axis by exactly the lane variable of a loop of
 //!   that width which starts at a multiple of it.
-//! - `unroll` has constant bounds. `lanes` has a width that is a power of two from 2 on, does not nest, and everything that
-//!   steers a loop inside it is uniform.
+//! - `unroll` has constant bounds. `lanes` has a width that is a power of two from 2 on, or, if it reduces nothing, all of a
+//!   constant range; it does not nest, and everything that steers a loop inside it is uniform.
 //! - `read` parameters are not written, `write` parameters not read.
 //! - Inside `lanes`, a per-lane value goes only to per-lane elements. A per-lane element that is written is indexed by the
 //!   lane variable itself, so that lanes do not meet. The target of a lane reduction is a local that the loop touches in no
@@ -149,7 +149,9 @@ fn local(report: &mut Report<'_>, span: Span, idx: usize) {
     let constant = local.shape.iter().all(|dim| dim.as_const().is_some());
     report.check(constant, span, || format!("registers have constant extents, `{name}` has not"));
     let Some((axis, width)) = local.lane_axis else { return };
-    report.check(is_width(width), span, || width_message(width));
+    report.check((2..=MAX_WIDTH).contains(&width), span, || {
+        format!("the lane axis of `{name}` has the width {width}, expected one from 2 to {MAX_WIDTH}")
+    });
     let extent = local.shape.get(axis as usize).map(Dim::as_const);
     match extent {
         None => report.add(span, format!("`{name}` has no axis {axis} for lanes")),
@@ -163,10 +165,13 @@ fn local(report: &mut Report<'_>, span: Span, idx: usize) {
     }
 }
 
+/// Widths of which every loop has chunks and a rest, and lanes can be joined by halves.
 fn is_width(width: u32) -> bool {
     width.is_power_of_two() && (2..=MAX_WIDTH).contains(&width)
 }
 
 fn width_message(width: u32) -> String {
-    format!("the lane width is {width}, expected a power of two from 2 to {MAX_WIDTH}")
+    format!(
+        "the lane width is {width}, expected a power of two from 2 to {MAX_WIDTH} or all of a constant range"
+    )
 }
