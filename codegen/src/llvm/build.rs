@@ -14,10 +14,11 @@ use inkwell::llvm_sys::core::{
     LLVMBuildSDiv, LLVMBuildSRem, LLVMBuildSelect, LLVMBuildShl, LLVMBuildShuffleVector, LLVMBuildStore,
     LLVMBuildSub, LLVMBuildUDiv, LLVMBuildXor, LLVMConstInt, LLVMConstReal, LLVMConstVector,
     LLVMCreateBuilderInContext, LLVMDisposeBuilder, LLVMDoubleTypeInContext, LLVMFloatTypeInContext,
-    LLVMGetBasicBlockTerminator, LLVMGetInsertBlock, LLVMGetIntrinsicDeclaration, LLVMGetPoison,
-    LLVMGetVectorSize, LLVMHalfTypeInContext, LLVMIntTypeInContext, LLVMIntrinsicGetType,
-    LLVMLookupIntrinsicID, LLVMPointerTypeInContext, LLVMPositionBuilderAtEnd, LLVMPositionBuilderBefore,
-    LLVMSetAlignment, LLVMTypeOf, LLVMVectorType,
+    LLVMGetBasicBlockTerminator, LLVMGetInsertBlock, LLVMGetIntrinsicDeclaration, LLVMGetMDKindIDInContext,
+    LLVMGetPoison, LLVMGetVectorSize, LLVMHalfTypeInContext, LLVMIntTypeInContext, LLVMIntrinsicGetType,
+    LLVMLookupIntrinsicID, LLVMMDNodeInContext2, LLVMMetadataAsValue, LLVMPointerTypeInContext,
+    LLVMPositionBuilderAtEnd, LLVMPositionBuilderBefore, LLVMSetAlignment, LLVMSetMetadata, LLVMTypeOf,
+    LLVMValueAsMetadata, LLVMVectorType,
 };
 use inkwell::llvm_sys::prelude::{
     LLVMBasicBlockRef, LLVMBuilderRef, LLVMContextRef, LLVMModuleRef, LLVMTypeRef, LLVMValueRef,
@@ -421,6 +422,21 @@ impl<'c> Builder<'c> {
     pub(super) fn store(&self, value: Ssa<'c>, to: Ssa<'c>, align_bytes: u32) {
         // SAFETY: as `Builder` says.
         unsafe { LLVMSetAlignment(LLVMBuildStore(self.raw, value.0, to.0), align_bytes) };
+    }
+
+    /// The same around the caches.
+    pub(super) fn store_around(&self, value: Ssa<'c>, to: Ssa<'c>, align_bytes: u32) {
+        const NAME: &CStr = c"nontemporal";
+        let one = self.const_int(self.int(32), 1);
+        // SAFETY: as `Builder` says; the name is read during the call only.
+        unsafe {
+            let store = LLVMBuildStore(self.raw, value.0, to.0);
+            LLVMSetAlignment(store, align_bytes);
+            let kind = LLVMGetMDKindIDInContext(self.context, NAME.as_ptr(), NAME.to_bytes().len() as u32);
+            let mut items = [LLVMValueAsMetadata(one.0)];
+            let node = LLVMMDNodeInContext2(self.context, items.as_mut_ptr(), items.len());
+            LLVMSetMetadata(store, kind, LLVMMetadataAsValue(self.context, node));
+        }
     }
 
     /// Reads the elements that a vector of addresses names.

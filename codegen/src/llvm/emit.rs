@@ -51,7 +51,7 @@ pub(super) struct Emitter<'a, 'c> {
     pub(super) func: &'a kernel::Func,
     pub(super) b: &'a Builder<'c>,
     pub(super) host: &'a Host,
-    function: LLVMValueRef,
+    pub(super) function: LLVMValueRef,
     /// Runs once per call, before the first tile: registers and sizes.
     start: Label<'c>,
     pub(super) dims: FxHashMap<Dim, Ssa<'c>>,
@@ -66,8 +66,12 @@ pub(super) struct Emitter<'a, 'c> {
     pub(super) lanes: Option<Lanes<'c>>,
     pub(super) regs: Vec<Option<Rc<RegArray<'c>>>>,
     pub(super) linears: FxHashMap<(usize, Mem), Rc<Linear>>,
-    params: Vec<Ssa<'c>>,
+    pub(super) params: Vec<Ssa<'c>>,
     locals: Vec<Option<Ssa<'c>>>,
+    /// Parameters that are written around the caches by what is being emitted.
+    pub(super) streams: Vec<ParamId>,
+    /// Whether anything was.
+    pub(super) has_streamed: bool,
     /// Register arrays that have to be addressed after all.
     in_memory: BTreeSet<LocalId>,
 }
@@ -102,6 +106,8 @@ pub(super) fn emit<'c>(
         linears: FxHashMap::default(),
         params: arguments.params,
         locals: vec![],
+        streams: vec![],
+        has_streamed: false,
         in_memory: needing_memory(func),
     };
     emitter.place_locals(arguments.tile_memory);
@@ -110,6 +116,7 @@ pub(super) fn emit<'c>(
         emitter.bind_grid(tile)?;
         emitter.block(&func.body)
     })?;
+    emitter.close_streams();
     b.ret();
     Ok(())
 }

@@ -18,6 +18,8 @@ pub(super) struct Host {
     pub(super) has_range: bool,
     /// It reads and writes scattered elements about as fast as single ones.
     pub(super) has_scatter: bool,
+    /// It has stores around its caches, and an instruction that waits for them.
+    pub(super) has_streams: bool,
     /// It converts between f16 and f32.
     pub(super) has_f16: bool,
     /// Bits of its widest vector registers.
@@ -57,7 +59,18 @@ fn find() -> Result<Host, Diagnostic> {
     let has_f16 = has("f16c") || cfg!(target_arch = "aarch64");
     let has_scatter = vector_bits == WIDEST_BITS;
     let has_range = has_scatter && has("avx512dq");
-    Ok(Host { triple, name, features, has_range, has_scatter, has_f16, vector_bits, n_registers })
+    let has_streams = cfg!(target_arch = "x86_64");
+    Ok(Host {
+        triple,
+        name,
+        features,
+        has_range,
+        has_scatter,
+        has_streams,
+        has_f16,
+        vector_bits,
+        n_registers,
+    })
 }
 
 impl Host {

@@ -75,8 +75,8 @@ impl<'a, 'c> Emitter<'a, 'c> {
         if self.lanes.is_some() {
             return Err(self.broken("lane loops are nested"));
         }
-        if !width.is_power_of_two() || width < 2 {
-            return Err(self.broken("the width of a lane loop is not a power of two, at least 2"));
+        if width < 2 {
+            return Err(self.broken("a lane loop has fewer than two lanes"));
         }
         let middle = self.split_range(start, end, width)?;
         let reductions = Rc::new(self.find_reductions(body, width)?);
@@ -105,7 +105,7 @@ impl<'a, 'c> Emitter<'a, 'c> {
                 chunk(self, Val::Const(Scalar::Int(base)))?;
             }
         } else {
-            self.counted_loop(start, middle, i64::from(width), chunk)?;
+            self.chunks(body, (start, middle, width), &chunk)?;
         }
         self.lanes = None;
         self.finish_reductions(&reductions, width)?;
@@ -130,6 +130,9 @@ impl<'a, 'c> Emitter<'a, 'c> {
             let (start, end) = (start.as_i64(), end.as_i64());
             let len = end.saturating_sub(start).max(0);
             return Ok(Val::Const(Scalar::Int(start + (len - len % width))));
+        }
+        if !(width as u64).is_power_of_two() {
+            return Err(self.broken("the width of a lane loop of unknown length is not a power of two"));
         }
         let start = self.as_scalar(start, DType::I64)?;
         let end = self.as_scalar(end, DType::I64)?;

@@ -6,10 +6,12 @@
 use super::address::Place;
 use super::build::{Cast, IntCompare, Ssa, Ty};
 use super::emit::Emitter;
+use super::streams::LINE_BYTES;
 use super::value::Val;
 use crate::size::Size;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
+use birkhoff_ir::kernel::Mem;
 
 /// Fewer scattered elements are accessed one by one.
 const LEAST_SCATTERED: u32 = 8;
@@ -62,7 +64,12 @@ impl<'c> Emitter<'_, 'c> {
         let stored = self.narrow(dtype, value, width)?;
         if self.neighbours(place, dtype) {
             let address = self.address(place)?;
-            self.b.store(stored, address, align);
+            match place.mem {
+                Mem::Param(id) if self.streams.contains(&id) => {
+                    self.b.store_around(stored, address, LINE_BYTES as u32);
+                }
+                _ => self.b.store(stored, address, align),
+            }
             return Ok(());
         }
         if self.scatters(dtype) {

@@ -25,6 +25,7 @@ mod lanes;
 mod memory;
 mod regs;
 mod scalar;
+mod streams;
 mod value;
 
 pub use crate::listing::Listing;
