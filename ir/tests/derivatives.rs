@@ -6,6 +6,7 @@ use birkhoff_ir::tensor::autodiff::Derivative;
 use birkhoff_ir::tensor::autodiff::functions::{Of, Reverse, forward, reverse};
 use birkhoff_ir::tensor::bind::{Bindings, bind};
 use birkhoff_ir::tensor::eval::{Tensor, eval};
+use birkhoff_ir::tensor::inline::{live, write_out};
 use birkhoff_ir::tensor::random::random_input;
 use birkhoff_ir::tensor::samples::sample;
 use birkhoff_ir::tensor::text::{parse, print};
@@ -179,4 +180,39 @@ fn ops_whose_derivative_is_zero_give_zeros() {
         let gradients = run(&module, backward, &inputs(&module, backward, 1));
         assert!(gradients.iter().all(|gradient| gradient.to_f64s().iter().all(|value| *value == 0.0)));
     }
+}
+
+/// Layers `x <- tanh(W x)`, whose activations the reverse loop needs.
+const LAYERS: &str = "
+fn @layer(%x: f64[5,K], %w: f64[K,K]) -> (x: f64[5,K]) {
+  %0 = contract(%x, %w) {spec=\"bk,kj->bj\", dtype=f64} : f64[5,K]
+  %1 = tanh(%0) : f64[5,K]
+  return x = %1
+}
+
+export fn @layers(%x: f64[5,K] ~ uniform(-1, 1), %w: f64[3,K,K] ~ uniform(-0.5, 0.5)) -> (y: f64[5,K]) {
+  %0 = loop(%x, %w) {body=@layer, trip=3, carry=1, scan=1} : f64[5,K]
+  return y = %0
+}
+";
+
+/// Contractions in the loop bodies of everything that was derived from `@layers`, for `terms` terms.
+fn contractions_of_layers(terms: usize) -> usize {
+    let text = LAYERS.replace('K', &terms.to_string());
+    let mut module = parse(&text).unwrap_or_else(|errors| panic!("{}", errors.render("layers", &text)));
+    let func = module.find("layers").unwrap();
+    let backward = check(&mut module, func, "layers", 1e-7);
+    check(&mut module, backward, "gradient of layers", 1e-6);
+    let backward = module.func(backward).clone();
+    let written = live(&write_out(&mut module, &backward, &|_| true).unwrap());
+    let loops = written.nodes.iter().filter_map(|node| node.op.body());
+    let nodes = loops.flat_map(|body| &module.func(body).nodes);
+    nodes.filter(|node| node.op.kind == OpKind::Contract).count()
+}
+
+#[test]
+fn what_was_dear_to_compute_is_stacked_for_the_reverse_loop() {
+    // One forward, and one for the cotangents of each factor; of few terms, one that computes the activations again.
+    assert_eq!(contractions_of_layers(16), 3);
+    assert_eq!(contractions_of_layers(15), 4);
 }

@@ -33,7 +33,12 @@ impl Emitter<'_, '_> {
         let flags = self.flags(place.mem);
         let val = if uniform {
             let (base, offset) = self.address(place);
-            Val::Uniform(self.load_scalar(dtype, flags, base, offset))
+            let value = self.load_scalar(dtype, flags, base, offset);
+            if matches!(dtype, DType::F32 | DType::F64) {
+                // Right behind its load, and if nothing else reads that, it is one instruction. If it is not used, it is none.
+                self.splat(vector_type(dtype), value);
+            }
+            Val::Uniform(value)
         } else if self.neighbours(place, dtype) {
             let (base, offset) = self.address(place);
             Val::Lanes(self.load_vectors(dtype, flags, base, offset))

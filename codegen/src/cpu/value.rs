@@ -184,7 +184,8 @@ impl Emitter<'_, '_> {
         }
     }
 
-    fn splat(&mut self, ty: Type, value: Value) -> Value {
+    /// A scalar in every lane of a native vector.
+    pub(super) fn splat(&mut self, ty: Type, value: Value) -> Value {
         let key = super::cache::Key::Splat(value, ty);
         if let Some(found) = self.cache.get(&key) {
             return found[0];

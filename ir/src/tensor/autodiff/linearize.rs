@@ -5,6 +5,7 @@
 use super::{Derivative, LoopMode, Site, Tangents, loops};
 use crate::tensor::build::Builder;
 use crate::tensor::{Func, Node, ValueId};
+use std::collections::BTreeMap;
 
 /// Results of a function and their tangents.
 pub struct Pushed {
@@ -24,6 +25,20 @@ pub fn linearize(
     tangents: &[Option<ValueId>],
     mode: LoopMode,
 ) -> Result<Pushed, String> {
+    linearize_with(b, func, args, tangents, mode, &BTreeMap::new())
+}
+
+/// The same, where some results of nodes are `known` and need not be computed.
+///
+/// Errors: those of rules.
+pub fn linearize_with(
+    b: &mut Builder<'_>,
+    func: &Func,
+    args: &[ValueId],
+    tangents: &[Option<ValueId>],
+    mode: LoopMode,
+    known: &BTreeMap<ValueId, ValueId>,
+) -> Result<Pushed, String> {
     let mut values: Vec<ValueId> = args.to_vec();
     values.resize(func.values.len(), ValueId(0));
     let mut pushed: Tangents = tangents.to_vec();
@@ -32,7 +47,8 @@ pub fn linearize(
         let args: Vec<ValueId> = node.args.iter().map(|arg| values[arg.0 as usize]).collect();
         let tangents: Tangents = node.args.iter().map(|arg| pushed[arg.0 as usize]).collect();
         b.set_span(node.span);
-        let (results, tangents) = node_tangents(b, node, &args, &tangents, mode)?;
+        let given: Option<Vec<ValueId>> = node.results.iter().map(|old| known.get(old).copied()).collect();
+        let (results, tangents) = node_tangents(b, node, &args, &tangents, mode, given)?;
         for (idx, old) in node.results.iter().enumerate() {
             values[old.0 as usize] = results[idx];
             pushed[old.0 as usize] = tangents[idx];
@@ -53,12 +69,16 @@ fn node_tangents(
     args: &[ValueId],
     tangents: &[Option<ValueId>],
     mode: LoopMode,
+    given: Option<Vec<ValueId>>,
 ) -> Result<(Vec<ValueId>, Tangents), String> {
     let derivative = node.op.kind.derivative();
     if matches!(derivative, Derivative::ThroughBody) && tangents.iter().any(Option::is_some) {
         return loops::linearize_loop(b, &node.op, args, tangents, mode);
     }
-    let results = b.op(node.op.clone(), args)?;
+    let results = match given {
+        Some(results) => results,
+        None => b.op(node.op.clone(), args)?,
+    };
     let none = vec![None; results.len()];
     if tangents.iter().all(Option::is_none) {
         return Ok((results, none));

@@ -1,15 +1,16 @@
 //! Loops with tangents.
 //!
 //! In: a loop, its operands and their tangents. Out: its results and theirs. Forward, one loop carries both. Reverse, a loop
-//! of the values stacks its iterates, and a loop that is linear in the tangents scans them; it computes again what else it
-//! needs of an iteration.
+//! of the values stacks its iterates and what was dear to compute, and a loop that is linear in the tangents scans them; it
+//! computes again what else it needs of an iteration.
 
 use super::activity::loop_activity;
-use super::linearize::linearize;
+use super::linearize::{linearize, linearize_with};
 use super::{LoopMode, Tangents, opens, zeros};
 use crate::tensor::build::Builder;
 use crate::tensor::inline::{live, read_inputs, without_inputs, write_out};
-use crate::tensor::{Attr, Func, FuncId, Op, TensorType, ValueId};
+use crate::tensor::{Attr, Func, FuncId, Node, Op, OpKind, TensorType, ValueId};
+use std::collections::BTreeMap;
 
 /// A loop taken apart.
 struct Loop<'l> {
@@ -25,6 +26,9 @@ struct Loop<'l> {
     /// Which results of the body have one.
     active_results: Vec<bool>,
 }
+
+/// Terms of the sums of a contraction that is dear: a few multiplications take no longer than to write a number and read it.
+const DEAR_TERMS: i64 = 16;
 
 /// Results of a loop and their tangents.
 pub fn linearize_loop(
@@ -95,6 +99,16 @@ impl Loop<'_> {
         op
     }
 
+    /// Values of the body that are rather stacked than computed again: of work that grows faster than its results.
+    fn dear(&self) -> Vec<ValueId> {
+        let is_dear = |node: &&Node| match node.op.kind {
+            OpKind::Solve | OpKind::Qr => true,
+            OpKind::Contract => n_terms(&self.body, node).is_none_or(|terms| terms >= DEAR_TERMS),
+            _ => false,
+        };
+        self.body.nodes.iter().filter(is_dear).flat_map(|node| node.results.iter().copied()).collect()
+    }
+
     fn arg_type(&self, pos: usize) -> TensorType {
         self.body.values[pos].ty.clone()
     }
@@ -102,6 +116,17 @@ impl Loop<'_> {
     fn input_name(&self, pos: usize) -> String {
         self.body.inputs[pos].name.to_string()
     }
+}
+
+/// How many products each sum of a contraction has; `None` if that is known only when it runs.
+fn n_terms(body: &Func, node: &Node) -> Option<i64> {
+    let spec = node.op.einsum()?;
+    let extent = |label: &char| {
+        let operand = spec.inputs.iter().position(|labels| labels.contains(label))?;
+        let axis = spec.inputs[operand].iter().position(|known| known == label)?;
+        body.ty(node.args[operand]).shape.get(axis)?.as_const()
+    };
+    spec.summed().iter().map(extent).product()
 }
 
 /// Adds arguments like those of the loop's body at `positions`, called by their names with `prefix`.
@@ -182,7 +207,7 @@ fn joint(b: &mut Builder<'_>, parts: &Loop<'_>) -> Result<(Vec<ValueId>, Tangent
 /// A loop of the values that stacks iterates, and one of the tangents.
 fn split(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<(Vec<ValueId>, Tangents), String> {
     let linear = linear_body(b, parts, mode)?;
-    let (results, stacks) = stacking(b, parts, &linear.iterates, mode)?;
+    let (results, stacks) = stacking(b, parts, &linear, mode)?;
     // In the order of the linear body's arguments.
     let mut operands = parts.operand_tangents(b, &parts.active_in(parts.carried()))?;
     let carry = operands.len();
@@ -207,17 +232,20 @@ struct LinearBody {
     body: FuncId,
     /// Positions of state whose iterates it scans.
     iterates: Vec<usize>,
+    /// Values of the plain body that it scans after them.
+    dear: Vec<ValueId>,
     /// Positions of scanned operands that it scans too.
     scanned: Vec<usize>,
     /// Positions of operands that stay the same and that it reads.
     kept: Vec<usize>,
 }
 
-/// Arguments: tangents of the state; iterates, slices, tangents of slices; the rest, tangents of the rest.
+/// Arguments: tangents of the state; iterates, dear values, slices, tangents of slices; the rest, tangents of the rest.
 fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<LinearBody, String> {
     let all = |range: std::ops::Range<usize>| range.collect::<Vec<usize>>();
     let n_inputs = parts.args.len();
     let mut n_carried = 0;
+    let dear = parts.dear();
     let body = b.nested(&parts.name("linear"), |inner| {
         let mut values = vec![ValueId(0); n_inputs];
         let mut tangents: Tangents = vec![None; n_inputs];
@@ -229,6 +257,11 @@ fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<
         n_carried = carried.len();
         place(&mut tangents, carried);
         place(&mut known, inputs_like(inner, parts, "", &all(parts.carried()))?);
+        let mut given = BTreeMap::new();
+        for value in &dear {
+            let name = parts.body.values[value.0 as usize].name.as_ref().map_or("kept", |name| name.as_str());
+            given.insert(*value, inner.fresh_input(name, parts.body.ty(*value).clone())?);
+        }
         place(&mut known, inputs_like(inner, parts, "", &all(parts.scanned()))?);
         place(&mut tangents, inputs_like(inner, parts, "dot.", &parts.active_in(parts.scanned()))?);
         place(&mut known, inputs_like(inner, parts, "", &all(parts.kept()))?);
@@ -236,7 +269,7 @@ fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<
         for (pos, value) in known.into_iter().enumerate() {
             values[pos] = value.ok_or("an argument of a loop body is missing")?;
         }
-        let pushed = linearize(inner, &parts.body, &values, &tangents, mode)?;
+        let pushed = linearize_with(inner, &parts.body, &values, &tangents, mode, &given)?;
         let active = parts.active_in(parts.carried()).into_iter().chain(parts.active_stacks());
         for pos in active {
             let tangent = tangent_or_zero(inner, pushed.tangents[pos], pushed.outputs[pos])?;
@@ -247,7 +280,7 @@ fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<
     // What it does not read of the values need not be stacked.
     let func = live(b.module.func(body));
     let mut keep = read_inputs(&func);
-    let mut linear = LinearBody { body, iterates: vec![], scanned: vec![], kept: vec![] };
+    let mut linear = LinearBody { body, iterates: vec![], dear: vec![], scanned: vec![], kept: vec![] };
     let mut arg = 0;
     let mut walk = |n_tangents: usize, positions: Vec<usize>, list: &mut Vec<usize>| {
         for pos in positions {
@@ -261,20 +294,23 @@ fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<
     };
     walk(n_carried, vec![], &mut vec![]);
     walk(0, all(parts.carried()), &mut linear.iterates);
+    let mut read = vec![];
+    walk(0, all(0..dear.len()), &mut read);
+    linear.dear.extend(read.into_iter().map(|idx| dear[idx]));
     walk(parts.active_in(parts.scanned()).len(), all(parts.scanned()), &mut linear.scanned);
     walk(parts.active_in(parts.kept()).len(), all(parts.kept()), &mut linear.kept);
     b.module.funcs[body.0 as usize] = without_inputs(&func, &keep);
     Ok(linear)
 }
 
-/// The loop's results, and the stacked iterates of the state at `iterates`.
+/// The loop's results, and the stacks that a linear body scans.
 fn stacking(
     b: &mut Builder<'_>,
     parts: &Loop<'_>,
-    iterates: &[usize],
+    linear: &LinearBody,
     mode: LoopMode,
 ) -> Result<(Vec<ValueId>, Vec<ValueId>), String> {
-    if iterates.is_empty() {
+    if linear.iterates.is_empty() && linear.dear.is_empty() {
         return Ok((b.op(parts.op.clone(), parts.args)?, vec![]));
     }
     let plain = match mode {
@@ -288,8 +324,11 @@ fn stacking(
     let n_plain = body.outputs.len();
     let name = parts.name("stacked");
     let id = b.nested_from(&name, body, |inner| {
-        for pos in iterates {
+        for pos in &linear.iterates {
             inner.fresh_output(&format!("iterate.{}", parts.input_name(*pos)), ValueId(*pos as u32))?;
+        }
+        for value in &linear.dear {
+            inner.fresh_output("iterate.kept", *value)?;
         }
         Ok(())
     })?;
