@@ -58,11 +58,11 @@ fn module(source: &str) -> (Module, FuncId) {
 fn within_range(source: &str) -> Option<(Module, FuncId)> {
     let (module, func) = module(source);
     let found = scaled(&module, func).unwrap_or_else(|why| panic!("{why}"));
-    if let Some((module, _)) = &found {
+    for (module, _) in &found {
         birkhoff_ir::tensor::verify::verify(module)
             .unwrap_or_else(|why| panic!("{why}\n{}", text::print(module)));
     }
-    found
+    found.into_iter().next()
 }
 
 fn sizes() -> SizeEnv {
@@ -189,7 +189,7 @@ export fn @main(%u: f64[N], %v: f64[M], %k: f64[N,M]) -> (l: f64[], dv: f64[M], 
 fn composites_are_looked_into() {
     for (line, is_found) in [
         ("o = sinkhorn(k, form=log, iters=5, eps=0.0)", true),
-        ("o = sinkhorn(k, form=exp, iters=5, eps=1e-6)", false),
+        ("o = softmax(k, axis=1)", false),
         ("f, o = ot_potentials(k, eps=0.1, iters=5)", true),
     ] {
         let outputs = if line.starts_with("f,") { "o: f64[9]" } else { "o: f64[9,9]" };

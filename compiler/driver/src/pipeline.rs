@@ -260,18 +260,25 @@ impl Way<'_> {
             return Ok(());
         }
         let start = Instant::now();
-        let other = scaled(bound, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
-        let Some((module, func)) = other else { return Ok(()) };
-        if self.options.verify {
-            verify(&module).map_err(fail)?;
-        }
-        let mut fast = Stages { target: stages.target, ..Stages::default() };
-        self.loops(&module, func, Stage::Plan, &mut |_| (), &mut fast)?;
+        let others = scaled(bound, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
         let cost = cost_of(self.options);
-        let prices = [&*stages, &fast].map(|stages| {
+        let price_of = |stages: &Stages| {
             stages.program.as_ref().map_or(f64::INFINITY, |program| price(bound, program, &cost))
-        });
-        let choice = RangeChoice { everywhere: prices[0], in_range: prices[1] };
+        };
+        let mut best: Option<(f64, Stages)> = None;
+        for (module, func) in others {
+            if self.options.verify {
+                verify(&module).map_err(fail)?;
+            }
+            let mut fast = Stages { target: stages.target, ..Stages::default() };
+            self.loops(&module, func, Stage::Plan, &mut |_| (), &mut fast)?;
+            let price = price_of(&fast);
+            if best.as_ref().is_none_or(|(least, _)| price < *least) {
+                best = Some((price, fast));
+            }
+        }
+        let Some((in_range, mut fast)) = best else { return Ok(()) };
+        let choice = RangeChoice { everywhere: price_of(stages), in_range };
         stages.loops.range = Some(choice);
         if choice.is_taken()
             && let (Some(program), Some(otherwise)) = (fast.program.take(), stages.program.take())

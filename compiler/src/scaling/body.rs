@@ -4,14 +4,15 @@
 //! whether loops inside stayed in range. What is not changed by a scaled sum is written as it was. Derivatives see the greatest
 //! exponents as constants: the sums do not depend on them.
 
+use super::Walk;
 use super::forms::{Form, Forms, Site};
 use super::sum::{Atom, Sum, Term};
-use super::{Checks, Walk, least};
-use birkhoff_ir::dim::Dim;
+use super::watch::{Kind, Watch};
+use super::written::{Written, label, spread, unused};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::build::{Builder, Built};
-use birkhoff_ir::tensor::{Attr, Einsum, Func, FuncId, Node, OpKind, TensorType, ValueId};
+use birkhoff_ir::tensor::{Attr, Einsum, Func, OpKind, TensorType, ValueId};
 use std::collections::BTreeMap;
 
 /// Writes `body` again for a loop with so many states. `None` if nothing in it is changed.
@@ -22,36 +23,37 @@ pub fn write(
     body: &Func,
     carry: usize,
     first_kept: usize,
-) -> Result<Option<Checks>, String> {
+) -> Result<Option<Written>, String> {
     let forms = Forms::of(body, first_kept);
     let (used, needed) = used_sites(body, &forms);
     let inner = walk.inner(body)?;
     if used.is_empty() && inner.is_empty() {
         return Ok(None);
     }
-    let mut checks: Vec<TensorType> = used
+    let mut watches: Vec<Watch> = used
         .iter()
         .map(|site| {
             let site = &forms.sites[*site];
             let shape = site.kept_axes().into_iter().map(|axis| site.shape[axis].clone()).collect();
-            TensorType::new(site.dtype, shape)
+            Watch { ty: TensorType::new(site.dtype, shape), kind: Kind::Least(bound(site.dtype)) }
         })
         .collect();
-    let n_sums = checks.len();
-    checks.extend(inner.values().map(|_| TensorType::new(DType::Bool, vec![])));
+    let n_sums = watches.len();
+    watches.extend(inner.values().map(|_| Watch::all()));
 
+    let name = unused(body, "in_range");
     let Walk { module, .. } = walk;
     let mut b = Builder::new(module, format!("{}_scaled", body.name));
     let mut written = vec![None; body.values.len()];
     let mut states = vec![];
     for (slot, (input, value)) in body.inputs.iter().zip(body.input_values()).enumerate() {
         if slot == carry {
-            states = inputs_for(&mut b, &checks)?;
+            states = inputs_for(&mut b, &name, &watches)?;
         }
         written[slot] = Some(b.input(input.name.clone(), body.ty(value).clone(), input.domain)?);
     }
     if states.is_empty() {
-        states = inputs_for(&mut b, &checks)?;
+        states = inputs_for(&mut b, &name, &watches)?;
     }
     let mut writer =
         Writer { body, forms: &forms, inner: &inner, written, sums: BTreeMap::new(), flags: vec![], b };
@@ -63,15 +65,14 @@ pub fn write(
         body.outputs.iter().map(|out| writer.value(out.value)).collect();
     let outputs = outputs?;
     let mut next = vec![];
-    for (site, state) in used.iter().zip(&states) {
+    for ((site, state), watch) in used.iter().zip(&states).zip(&watches) {
         let sum = writer.sum(*site)?.sum;
-        let seen = writer.b.apply(OpKind::StopGradient, vec![], &[sum])?;
-        next.push(writer.b.min(*state, seen)?);
+        next.push(watch.next(&mut writer.b, *state, sum)?);
     }
     let flags = std::mem::take(&mut writer.flags);
     for (place, state) in states[n_sums..].iter().enumerate() {
         next.push(match flags.get(place) {
-            Some(flag) => writer.b.elementwise(ScalarOp::And, &[*state, *flag])?,
+            Some(flag) => Watch::all().next(&mut writer.b, *state, *flag)?,
             // What nobody needs any more was not written.
             None => *state,
         });
@@ -79,22 +80,34 @@ pub fn write(
     let mut b = writer.b;
     for (place, out) in body.outputs.iter().enumerate() {
         if place == carry {
-            outputs_of(&mut b, &next)?;
+            outputs_of(&mut b, &name, &next)?;
         }
         b.output(out.name.clone(), outputs[place])?;
     }
     if body.outputs.len() == carry {
-        outputs_of(&mut b, &next)?;
+        outputs_of(&mut b, &name, &next)?;
     }
-    Ok(Some(Checks { body: b.finish_at(body.span), states: checks }))
+    Ok(Some(Written { body: b.finish_at(body.span), watches, matrices: vec![] }))
 }
 
-fn inputs_for(b: &mut Builder<'_>, checks: &[TensorType]) -> Result<Vec<ValueId>, String> {
-    checks.iter().map(|ty| b.fresh_input("in_range", ty.clone())).collect()
+/// The least that a scaled sum may be. Its terms are products of two exponentials of at most 1, so what underflow takes away is at
+/// most the number of terms times the least positive number: 2^-149 in f32, 2^-1074 in f64. Against this bound that is
+/// nothing, even for 2^60 terms.
+fn bound(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => 2f64.powi(-512),
+        _ => 2f64.powi(-64),
+    }
 }
 
-fn outputs_of(b: &mut Builder<'_>, next: &[ValueId]) -> Result<(), String> {
-    next.iter().try_for_each(|value| b.fresh_output("in_range", *value))
+/// The arguments that watch.
+pub(super) fn inputs_for(b: &mut Builder<'_>, name: &str, watches: &[Watch]) -> Result<Vec<ValueId>, String> {
+    watches.iter().map(|watch| b.fresh_input(name, watch.ty.clone())).collect()
+}
+
+/// The results that watch.
+pub(super) fn outputs_of(b: &mut Builder<'_>, name: &str, next: &[ValueId]) -> Result<(), String> {
+    next.iter().try_for_each(|value| b.fresh_output(name, *value))
 }
 
 /// The sites that outputs stand on, and which values are read on the way.
@@ -150,7 +163,7 @@ struct Writer<'w, 'm> {
     body: &'w Func,
     forms: &'w Forms<'w>,
     /// The functions that nodes of the body refer to, where those were written again.
-    inner: &'w BTreeMap<usize, Checks>,
+    inner: &'w BTreeMap<usize, Written>,
     written: Vec<Option<ValueId>>,
     sums: BTreeMap<usize, Scaled>,
     /// Whether what is inside stayed in range.
@@ -238,8 +251,7 @@ impl Writer<'_, '_> {
             let places: Option<Vec<usize>> =
                 term.axes.iter().map(|axis| axes.iter().position(|known| known == axis)).collect();
             let places = places.ok_or("a term has an axis that its sum lacks")?;
-            let wide =
-                if is_identity(&places, shape.len()) { value } else { self.spread(value, &shape, &places)? };
+            let wide = spread(&mut self.b, value, &shape, &places)?;
             total = Some(match (total, term.coeff > 0) {
                 (None, true) => wide,
                 (None, false) => self.b.unary(ScalarOp::Neg, wide)?,
@@ -256,15 +268,6 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// A value repeated to `shape`, its axes at `places`, which need not be in order.
-    fn spread(&mut self, value: ValueId, shape: &[Dim], places: &[usize]) -> Built {
-        let mut order: Vec<usize> = (0..places.len()).collect();
-        order.sort_by_key(|axis| places[*axis]);
-        let value = if order.is_sorted() { value } else { self.b.transpose(value, &order)? };
-        let sorted: Vec<usize> = order.iter().map(|axis| places[*axis]).collect();
-        self.b.broadcast(value, shape.to_vec(), &sorted)
-    }
-
     /// `exp` of a sum; its scaled sum, if it has one, is a factor or a divisor.
     fn exponential(&mut self, sum: &Sum, axes: &[usize], ty: &TensorType) -> Built {
         let is_factor = |term: &&Term| matches!(term.atom, Atom::Log(_)) && term.coeff.abs() == 1;
@@ -276,7 +279,7 @@ impl Writer<'_, '_> {
         let rest: Vec<Term> = sum.terms().iter().filter(|term| **term != factor).cloned().collect();
         let scaled = self.sum(site)?.sum;
         let shape: Vec<_> = ty.shape.clone();
-        let scaled = self.spread(scaled, &shape, &factor.axes)?;
+        let scaled = spread(&mut self.b, scaled, &shape, &factor.axes)?;
         if rest.is_empty() {
             return if factor.coeff > 0 { Ok(scaled) } else { self.b.unary(ScalarOp::Recip, scaled) };
         }
@@ -330,51 +333,5 @@ impl Writer<'_, '_> {
         let shift = self.b.broadcast(shift, shape, &kept)?;
         let exponent = self.b.sub(x, shift)?;
         self.b.unary(ScalarOp::Exp, exponent)
-    }
-}
-
-fn is_identity(places: &[usize], rank: usize) -> bool {
-    places.len() == rank && places.iter().enumerate().all(|(axis, place)| axis == *place)
-}
-
-fn label(axis: usize) -> Result<char, String> {
-    let letters = ('a'..='z').chain('A'..='Z');
-    letters.clone().nth(axis).ok_or_else(|| format!("a sum has more than {} axes", letters.count()))
-}
-
-impl Checks {
-    /// A loop with this body instead, and whether it stayed in range.
-    pub(super) fn apply(
-        &self,
-        b: &mut Builder<'_>,
-        node: &Node,
-        args: &[ValueId],
-    ) -> Result<(Vec<ValueId>, ValueId), String> {
-        let mut op = node.op.clone();
-        op.attrs[0] = Attr::Func(self.body);
-        if node.op.kind != OpKind::Loop {
-            let n_results = b.module.func(node.op.body().unwrap_or(FuncId(0))).outputs.len();
-            let mut results = b.op(op, args)?;
-            let flag = results.remove(n_results);
-            return Ok((results, flag));
-        }
-        let (carry, _) = node.op.loop_counts(b.module)?;
-        op.attrs[2] = Attr::Int((carry + self.states.len()) as i64);
-        let mut all = args[..carry].to_vec();
-        for ty in &self.states {
-            all.push(least::start(b, ty)?);
-        }
-        all.extend(&args[carry..]);
-        let mut results = b.op(op, &all)?;
-        let states: Vec<ValueId> = results.splice(carry..carry + self.states.len(), []).collect();
-        let mut flag = None;
-        for state in states {
-            let one = least::flag(b, state)?;
-            flag = Some(match flag {
-                None => one,
-                Some(all) => b.elementwise(ScalarOp::And, &[all, one])?,
-            });
-        }
-        Ok((results, flag.ok_or("a loop without checks was written again")?))
     }
 }

@@ -235,13 +235,14 @@ impl<'f> Forms<'f> {
     }
 }
 
-fn axes_of(terms: &[Term]) -> Vec<usize> {
+/// The axes that terms have, in order.
+pub(super) fn axes_of<A>(terms: &[Term<A>]) -> Vec<usize> {
     let all: BTreeSet<usize> = terms.iter().flat_map(|term| term.axes.iter().copied()).collect();
     all.into_iter().collect()
 }
 
 /// Where every axis of `from` is in `to`, if these differ by axes of one element only.
-fn squeezed(from: &TensorType, to: &TensorType) -> Option<Vec<Option<usize>>> {
+pub(super) fn squeezed(from: &TensorType, to: &TensorType) -> Option<Vec<Option<usize>>> {
     let long = |ty: &TensorType| -> Vec<usize> {
         (0..ty.rank()).filter(|axis| !ty.shape[*axis].is_const(1)).collect()
     };

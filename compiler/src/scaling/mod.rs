@@ -12,46 +12,81 @@
 //! which matters only if the whole sum is not much greater than the least positive number: that is what is checked, in every
 //! iteration.
 //!
+//! A second rewrite, of states that are matrices, is in `matrix`.
+//!
 //! Deliberately absent: whether it pays, which is for a cost model to say; and running the original function.
 
 mod body;
 mod forms;
-mod least;
+mod matrix;
 mod sum;
+mod watch;
+mod written;
 
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::autodiff::Derivative;
 use birkhoff_ir::tensor::build::Builder;
 use birkhoff_ir::tensor::inline::{live, write_out};
-use birkhoff_ir::tensor::{Func, FuncId, Module, Node, OpKind, TensorType, ValueId};
+use birkhoff_ir::tensor::{Func, FuncId, Module, Node, OpKind, ValueId};
 use std::collections::BTreeMap;
+use written::Written;
 
-/// The function with its loops scaled, and `in_range` as its last result; `None` if no loop has such a sum.
+/// The function with its loops scaled in every way that there is, and `in_range` as its last result: sums of exponentials and
+/// matrices, only the one, only the other. None if no loop can be.
 ///
 /// Errors: an op that refuses its operands (a verified module has none).
-pub fn scaled(module: &Module, func: FuncId) -> Result<Option<(Module, FuncId)>, String> {
-    let mut walk = Walk { module: module.clone(), bodies: BTreeMap::new(), funcs: BTreeMap::new() };
-    let Some(checks) = walk.func(func)? else { return Ok(None) };
-    Ok(Some((walk.module, checks.body)))
+pub fn scaled(module: &Module, func: FuncId) -> Result<Vec<(Module, FuncId)>, String> {
+    let sums = written(module, func, What::Sums)?;
+    let matrices = written(module, func, What::Matrices)?;
+    let both = match (&sums, &matrices) {
+        (Some(_), Some((module, func))) => written(module, *func, What::Sums)?,
+        _ => None,
+    };
+    let both = both.map(|(mut module, func)| one_flag(&mut module, func).map(|func| (module, func)));
+    Ok([both.transpose()?, sums, matrices].into_iter().flatten().collect())
 }
 
-/// A function that was written again, and the state that it has more as the body of a loop.
-#[derive(Clone)]
-struct Checks {
-    body: FuncId,
-    states: Vec<TensorType>,
+fn written(module: &Module, func: FuncId, what: What) -> Result<Option<(Module, FuncId)>, String> {
+    let mut walk = Walk { module: module.clone(), what, bodies: BTreeMap::new(), funcs: BTreeMap::new() };
+    let written = walk.func(func)?;
+    Ok(written.map(|written| (walk.module, written.body)))
 }
+
+/// The function with its last two results, truth values, as one.
+fn one_flag(module: &mut Module, func: FuncId) -> Result<FuncId, String> {
+    let mut shell = module.func(func).clone();
+    let (Some(one), Some(other)) = (shell.outputs.pop(), shell.outputs.pop()) else {
+        return Err("a function that was written twice lacks results".into());
+    };
+    let mut b = Builder::resume(module, shell);
+    let all = b.elementwise(ScalarOp::And, &[one.value, other.value])?;
+    b.output(other.name, all)?;
+    let span = b.func().span;
+    Ok(b.finish_at(span))
+}
+
+/// What is written again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// Sums of exponentials.
+    Sums,
+    /// States that are matrices.
+    Matrices,
+}
+
+/// A loop body: its number of states, the position of the first operand that stays, and how often it runs at most.
+type Body = (FuncId, usize, usize, Option<i64>);
 
 struct Walk {
     module: Module,
-    /// Loop bodies, by their number of states and the position of the first operand that stays.
-    bodies: BTreeMap<(FuncId, usize, usize), Option<Checks>>,
-    funcs: BTreeMap<FuncId, Option<Checks>>,
+    what: What,
+    bodies: BTreeMap<Body, Option<Written>>,
+    funcs: BTreeMap<FuncId, Option<Written>>,
 }
 
 impl Walk {
     /// A function that is called once: its last result is the truth value.
-    fn func(&mut self, id: FuncId) -> Result<Option<Checks>, String> {
+    fn func(&mut self, id: FuncId) -> Result<Option<Written>, String> {
         if let Some(known) = self.funcs.get(&id) {
             return Ok(known.clone());
         }
@@ -64,7 +99,7 @@ impl Walk {
     }
 
     /// Nodes of `func` that refer to functions which were written again.
-    fn inner(&mut self, func: &Func) -> Result<BTreeMap<usize, Checks>, String> {
+    fn inner(&mut self, func: &Func) -> Result<BTreeMap<usize, Written>, String> {
         let mut found = BTreeMap::new();
         for (place, node) in func.nodes.iter().enumerate() {
             if let Some(checks) = self.callee(node)? {
@@ -74,25 +109,29 @@ impl Walk {
         Ok(found)
     }
 
-    fn callee(&mut self, node: &Node) -> Result<Option<Checks>, String> {
+    fn callee(&mut self, node: &Node) -> Result<Option<Written>, String> {
         let Some(id) = node.op.body() else { return Ok(None) };
         if node.op.kind != OpKind::Loop {
             return self.func(id);
         }
         let (carry, scan) = node.op.loop_counts(&self.module)?;
-        let key = (id, carry, carry + scan);
+        let trip = matrix::most(&self.module, &node.op.dim(&self.module, "trip")?);
+        let key = (id, carry, carry + scan, trip);
         if let Some(known) = self.bodies.get(&key) {
             return Ok(known.clone());
         }
         let body = self.module.func(id).clone();
         let is_open = |kind: OpKind| !matches!(kind, OpKind::Jvp | OpKind::Vjp);
         let body = live(&write_out(&mut self.module, &body, &is_open)?);
-        let written = body::write(self, &body, carry, carry + scan)?;
+        let written = match self.what {
+            What::Sums => body::write(self, &body, carry, carry + scan)?,
+            What::Matrices => matrix::write(self, &body, carry, trip)?,
+        };
         self.bodies.insert(key, written.clone());
         Ok(written)
     }
 
-    fn with_flag(&mut self, func: &Func, inner: &BTreeMap<usize, Checks>) -> Result<Checks, String> {
+    fn with_flag(&mut self, func: &Func, inner: &BTreeMap<usize, Written>) -> Result<Written, String> {
         let values = func.values[..func.inputs.len()].to_vec();
         let name = format!("{}_in_range", func.name);
         let shell = Func { name, nodes: vec![], outputs: vec![], values, exported: false, ..func.clone() };
@@ -106,10 +145,7 @@ impl Walk {
                 None => b.op(node.op.clone(), &args)?,
                 Some(checks) => {
                     let (results, flag) = checks.apply(&mut b, node, &args)?;
-                    all = Some(match all {
-                        None => flag,
-                        Some(all) => b.elementwise(ScalarOp::And, &[all, flag])?,
-                    });
+                    all = Some(watch::and(&mut b, all, flag)?);
                     results
                 }
             };
@@ -124,7 +160,7 @@ impl Walk {
             b.output(out.name.clone(), map[&out.value])?;
         }
         b.fresh_output("in_range", all.ok_or("a function without checks was written again")?)?;
-        Ok(Checks { body: b.finish_at(func.span), states: vec![] })
+        Ok(Written { body: b.finish_at(func.span), watches: vec![], matrices: vec![] })
     }
 }
 

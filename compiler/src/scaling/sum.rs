@@ -1,8 +1,8 @@
 //! Sums of broadcast terms, in which equal terms cancel: the exponents and logarithms of a loop body.
 //!
 //! In: terms, each an [`Atom`] along some axes of a value with a whole coefficient. Out: the same in one order, without zeros.
-//! Cancelling is formal: that a shift drops out of `log sum exp(x - m) + m` is seen whatever `m` is. Deliberately absent:
-//! products of terms, and values.
+//! Cancelling is formal: that a shift drops out of `log sum exp(x - m) + m` is seen whatever `m` is. Products of powers are
+//! the same thing, of other atoms (`matrix/forms.rs`). Deliberately absent: products of sums, and values.
 
 use birkhoff_ir::tensor::ValueId;
 
@@ -30,9 +30,9 @@ pub enum Atom {
 
 /// `coeff` times an atom, repeated along the axes that are not among `axes`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Term {
+pub struct Term<A = Atom> {
     /// What it is.
-    pub atom: Atom,
+    pub atom: A,
     /// The axes of the value that the atom's own axes are, in their order.
     pub axes: Vec<usize>,
     /// How often it is added; not 0.
@@ -40,8 +40,14 @@ pub struct Term {
 }
 
 /// A sum of terms, in order.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Sum(Vec<Term>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Sum<A = Atom>(Vec<Term<A>>);
+
+impl<A> Default for Sum<A> {
+    fn default() -> Self {
+        Sum(vec![])
+    }
+}
 
 impl Atom {
     /// Whether the atom stands on a scaled sum.
@@ -78,35 +84,30 @@ impl Atom {
     }
 }
 
-impl Sum {
+impl<A: Clone + Ord> Sum<A> {
     /// One atom that has every axis of a value of that rank.
-    pub fn atom(atom: Atom, rank: usize) -> Sum {
+    pub fn atom(atom: A, rank: usize) -> Self {
         Sum(vec![Term { atom, axes: (0..rank).collect(), coeff: 1 }])
     }
 
     /// The sum of `terms`.
-    pub fn of(terms: impl IntoIterator<Item = Term>) -> Sum {
+    pub fn of(terms: impl IntoIterator<Item = Term<A>>) -> Self {
         let mut sum = Sum::default();
         terms.into_iter().for_each(|term| sum.push(term));
         sum
     }
 
     /// Its terms, in order.
-    pub fn terms(&self) -> &[Term] {
+    pub fn terms(&self) -> &[Term<A>] {
         &self.0
     }
 
-    /// Whether a term stands on a scaled sum.
-    pub fn is_scaled(&self) -> bool {
-        self.0.iter().any(|term| term.atom.is_scaled())
-    }
-
     /// `self + factor * other`; `None` where a coefficient overflows, or of too many terms.
-    pub fn plus(&self, other: &Sum, factor: i64) -> Option<Sum> {
+    pub fn plus(&self, other: &Self, factor: i64) -> Option<Self> {
         let mut sum = self.clone();
         for term in &other.0 {
             let coeff = term.coeff.checked_mul(factor)?;
-            let same = |known: &&Term| known.atom == term.atom && known.axes == term.axes;
+            let same = |known: &&Term<A>| known.atom == term.atom && known.axes == term.axes;
             self.0.iter().find(same).map_or(Some(coeff), |known| known.coeff.checked_add(coeff))?;
             sum.push(Term { coeff, ..term.clone() });
         }
@@ -114,22 +115,16 @@ impl Sum {
     }
 
     /// Every term with its axes mapped by `place`; `None` if an axis has no place.
-    pub fn moved(&self, place: impl Fn(usize) -> Option<usize>) -> Option<Sum> {
-        let term = |term: &Term| -> Option<Term> {
+    pub fn moved(&self, place: impl Fn(usize) -> Option<usize>) -> Option<Self> {
+        let term = |term: &Term<A>| -> Option<Term<A>> {
             let axes: Option<Vec<usize>> = term.axes.iter().map(|axis| place(*axis)).collect();
             Some(Term { axes: axes?, ..term.clone() })
         };
-        let terms: Option<Vec<Term>> = self.0.iter().map(term).collect();
+        let terms: Option<Vec<Term<A>>> = self.0.iter().map(term).collect();
         terms.map(Sum::of)
     }
 
-    /// Every term with a scalar around its atom; `None` if those are too many.
-    pub fn wrapped(&self, wrap: impl Fn(Atom) -> Atom) -> Option<Sum> {
-        let sum = Sum::of(self.0.iter().map(|term| Term { atom: wrap(term.atom.clone()), ..term.clone() }));
-        sum.0.iter().all(|term| term.atom.n_scalars() <= MAX_SCALARS).then_some(sum)
-    }
-
-    fn push(&mut self, term: Term) {
+    fn push(&mut self, term: Term<A>) {
         match self.0.binary_search_by(|known| (&known.atom, &known.axes).cmp(&(&term.atom, &term.axes))) {
             Ok(place) => {
                 self.0[place].coeff += term.coeff;
@@ -140,6 +135,19 @@ impl Sum {
             Err(place) if term.coeff != 0 => self.0.insert(place, term),
             Err(_) => {}
         }
+    }
+}
+
+impl Sum {
+    /// Whether a term stands on a scaled sum.
+    pub fn is_scaled(&self) -> bool {
+        self.0.iter().any(|term| term.atom.is_scaled())
+    }
+
+    /// Every term with a scalar around its atom; `None` if those are too many.
+    pub fn wrapped(&self, wrap: impl Fn(Atom) -> Atom) -> Option<Sum> {
+        let sum = Sum::of(self.0.iter().map(|term| Term { atom: wrap(term.atom.clone()), ..term.clone() }));
+        sum.0.iter().all(|term| term.atom.n_scalars() <= MAX_SCALARS).then_some(sum)
     }
 }
 
