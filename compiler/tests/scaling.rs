@@ -58,11 +58,11 @@ fn module(source: &str) -> (Module, FuncId) {
 fn within_range(source: &str) -> Option<(Module, FuncId)> {
     let (module, func) = module(source);
     let found = scaled(&module, func).unwrap_or_else(|why| panic!("{why}"));
-    for (module, _) in &found {
-        birkhoff_ir::tensor::verify::verify(module)
-            .unwrap_or_else(|why| panic!("{why}\n{}", text::print(module)));
+    for found in &found {
+        birkhoff_ir::tensor::verify::verify(&found.module)
+            .unwrap_or_else(|why| panic!("{why}\n{}", text::print(&found.module)));
     }
-    found.into_iter().next()
+    found.into_iter().next().map(|found| (found.module, found.func))
 }
 
 fn sizes() -> SizeEnv {

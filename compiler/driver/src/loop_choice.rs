@@ -23,6 +23,8 @@ pub struct LoopReport {
     pub rotation: Option<Rotation>,
     /// Whether a plan that is right within a range is tried first, if there is one.
     pub range: Option<RangeChoice>,
+    /// The share of the arithmetic of a loop that weights around a kept matrix would leave, if a state is such a product.
+    pub share: Option<f64>,
 }
 
 /// A decision between a program that is right everywhere, and one that is right within a range with the first behind it.
@@ -44,6 +46,10 @@ impl RangeChoice {
 
 /// The share of a price that a plan which may be run in vain may cost.
 const WORTHWHILE: f64 = 0.75;
+
+/// The share of its arithmetic that a loop may keep for weights to be priced: who keeps more will hardly cost less than [`WORTHWHILE`],
+/// and prices take as long as the rest of the compiler.
+pub(crate) const PROMISING: f64 = 0.8;
 
 /// A decision between two programs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -134,6 +140,9 @@ impl LoopReport {
                 range.everywhere, range.in_range
             )
         }));
+        lines.extend(self.share.filter(|share| *share > PROMISING).map(|share| {
+            format!("loops: a state stays a matrix; weights around one that is kept would leave {share:.2} of the arithmetic")
+        }));
         lines
     }
 
@@ -169,7 +178,7 @@ impl LoopReport {
             })
         });
         let reversed: Vec<Value> = self.loops.iter().map(row).collect();
-        json!({ "reversed": reversed, "choice": choice, "rotation": rotation, "range": range })
+        json!({ "reversed": reversed, "choice": choice, "rotation": rotation, "range": range, "weights_share": self.share })
     }
 }
 

@@ -8,7 +8,9 @@ use crate::engine::{Code, Engine};
 use crate::error::Error;
 use crate::function::Function;
 use crate::limits::check_sizes;
-use crate::loop_choice::{LoopChoice, LoopReport, RangeChoice, has_auto, has_vjp, price, with_reruns};
+use crate::loop_choice::{
+    LoopChoice, LoopReport, PROMISING, RangeChoice, has_auto, has_vjp, price, with_reruns,
+};
 use crate::options::{Options, Stage};
 use crate::signature::Signature;
 use crate::spec::{Content, Spec};
@@ -20,7 +22,7 @@ use birkhoff_compiler::eqsat::{self, Class, Optimized};
 use birkhoff_compiler::expand::{differentiate, expand};
 use birkhoff_compiler::lower::loops::reversed_loops;
 use birkhoff_compiler::lower::price::{KernelCost, Planned, Planner};
-use birkhoff_compiler::scaling::scaled;
+use birkhoff_compiler::scaling::{Scaled, scaled};
 #[cfg(feature = "ptx")]
 use birkhoff_compiler::schedule;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics};
@@ -266,7 +268,11 @@ impl Way<'_> {
             stages.program.as_ref().map_or(f64::INFINITY, |program| price(bound, program, &cost))
         };
         let mut best: Option<(f64, Stages)> = None;
-        for (module, func) in others {
+        for Scaled { module, func, share } in others {
+            stages.loops.share = share.or(stages.loops.share);
+            if share.is_some_and(|share| share > PROMISING) {
+                continue;
+            }
             if self.options.verify {
                 verify(&module).map_err(fail)?;
             }

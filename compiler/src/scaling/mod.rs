@@ -21,6 +21,7 @@ mod forms;
 mod matrix;
 mod sum;
 mod watch;
+mod work;
 mod written;
 
 use birkhoff_ir::scalar::ScalarOp;
@@ -31,25 +32,41 @@ use birkhoff_ir::tensor::{Func, FuncId, Module, Node, OpKind, ValueId};
 use std::collections::BTreeMap;
 use written::Written;
 
-/// The function with its loops scaled in every way that there is, and `in_range` as its last result: sums of exponentials and
-/// matrices, only the one, only the other. None if no loop can be.
+/// A function with scaled loops.
+pub struct Scaled {
+    /// Its module.
+    pub module: Module,
+    /// The function in it; `in_range` is its last result.
+    pub func: FuncId,
+    /// The share of its arithmetic that is left of that loop of matrices which loses the most, by a rough count. None where
+    /// no loop has a matrix.
+    pub share: Option<f64>,
+}
+
+/// The function with its loops scaled in every way that there is: sums of exponentials and matrices, only the one, only the other.
+/// None if no loop can be.
 ///
 /// Errors: an op that refuses its operands (a verified module has none).
-pub fn scaled(module: &Module, func: FuncId) -> Result<Vec<(Module, FuncId)>, String> {
+pub fn scaled(module: &Module, func: FuncId) -> Result<Vec<Scaled>, String> {
     let sums = written(module, func, What::Sums)?;
     let matrices = written(module, func, What::Matrices)?;
     let both = match (&sums, &matrices) {
-        (Some(_), Some((module, func))) => written(module, *func, What::Sums)?,
+        (Some(_), Some(matrices)) => written(&matrices.module, matrices.func, What::Sums)?
+            .map(|mut both| -> Result<Scaled, String> {
+                let func = one_flag(&mut both.module, both.func)?;
+                Ok(Scaled { func, share: matrices.share, ..both })
+            })
+            .transpose()?,
         _ => None,
     };
-    let both = both.map(|(mut module, func)| one_flag(&mut module, func).map(|func| (module, func)));
-    Ok([both.transpose()?, sums, matrices].into_iter().flatten().collect())
+    Ok([both, sums, matrices].into_iter().flatten().collect())
 }
 
-fn written(module: &Module, func: FuncId, what: What) -> Result<Option<(Module, FuncId)>, String> {
-    let mut walk = Walk { module: module.clone(), what, bodies: BTreeMap::new(), funcs: BTreeMap::new() };
+fn written(module: &Module, func: FuncId, what: What) -> Result<Option<Scaled>, String> {
+    let (bodies, funcs) = (BTreeMap::new(), BTreeMap::new());
+    let mut walk = Walk { module: module.clone(), what, bodies, funcs, share: None };
     let written = walk.func(func)?;
-    Ok(written.map(|written| (walk.module, written.body)))
+    Ok(written.map(|written| Scaled { module: walk.module, func: written.body, share: walk.share }))
 }
 
 /// The function with its last two results, truth values, as one.
@@ -81,6 +98,8 @@ struct Walk {
     module: Module,
     what: What,
     bodies: BTreeMap<Body, Option<Written>>,
+    /// See [`Scaled::share`].
+    share: Option<f64>,
     funcs: BTreeMap<FuncId, Option<Written>>,
 }
 

@@ -20,7 +20,9 @@ pub use range::most;
 
 use super::Walk;
 use super::watch;
+use super::work::work;
 use super::written::{Written, spread};
+use crate::cost::default_sizes;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::build::{Builder, Built};
 use birkhoff_ir::tensor::{Func, Module, OpKind, TensorType, ValueId};
@@ -65,7 +67,15 @@ pub fn write(
     if found.is_none() && inner.is_empty() {
         return Ok(None);
     }
-    write::write(&mut walk.module, body, carry, found, &inner).map(Some)
+    let is_new = found.is_some();
+    let written = write::write(&mut walk.module, body, carry, found, &inner)?;
+    if is_new {
+        let sizes = default_sizes(&module);
+        let work = |body: &Func| work(&walk.module, body, &sizes);
+        let share = work(walk.module.func(written.body)) / work(body);
+        walk.share = Some(walk.share.map_or(share, |least| least.min(share)));
+    }
+    Ok(Some(written))
 }
 
 impl Matrix {
