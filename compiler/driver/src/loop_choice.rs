@@ -6,9 +6,9 @@
 
 use birkhoff_compiler::cost::default_sizes;
 use birkhoff_compiler::lower::loops::{Iterates, ReversedLoop};
-use birkhoff_compiler::lower::price::{KernelCost, Rotation};
+use birkhoff_compiler::lower::price::{KernelCost, Rotation, flops};
 use birkhoff_ir::dim::{Dim, SizeEnv};
-use birkhoff_ir::plan::Program;
+use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::tensor::{Attr, Module, Op, OpKind};
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ pub struct LoopReport {
     pub rotation: Option<Rotation>,
     /// Whether a plan that is right within a range is tried first, if there is one.
     pub range: Option<RangeChoice>,
-    /// The share of the arithmetic of a loop that weights around a kept matrix would leave, if a state is such a product.
+    /// The share of the arithmetic that weights around kept matrices would leave, if the state of a loop is such a product.
     pub share: Option<f64>,
 }
 
@@ -47,8 +47,8 @@ impl RangeChoice {
 /// The share of a price that a plan which may be run in vain may cost.
 const WORTHWHILE: f64 = 0.75;
 
-/// The share of its arithmetic that a loop may keep for weights to be priced: who keeps more will hardly cost less than [`WORTHWHILE`],
-/// and prices take as long as the rest of the compiler.
+/// The share of the arithmetic that may be left for a program to be priced: with more it will hardly cost less than [`WORTHWHILE`],
+/// and to price it takes as long as to compile it.
 pub(crate) const PROMISING: f64 = 0.8;
 
 /// A decision between two programs.
@@ -96,6 +96,25 @@ pub(crate) fn with_reruns(module: &Module) -> Module {
 /// What a plan costs, by a cost model, at default sizes.
 pub(crate) fn price(module: &Module, program: &Program, cost: &KernelCost) -> f64 {
     cost.program(program, &default_sizes(module)).map_or(f64::INFINITY, |cost| cost.total)
+}
+
+/// The share of the arithmetic of a plan that is left if its function saves so many additions where it is written down.
+pub(crate) fn share_left(module: &Module, program: &Program, saved: f64) -> f64 {
+    let sizes = default_sizes(module);
+    let (Ok(kernels), Ok(contracts)) =
+        (traffic::predict(program, &sizes), traffic::predict_contracts(program, &sizes))
+    else {
+        return 1.0;
+    };
+    let kernels = program.kernels.iter().zip(kernels);
+    let of_kernels = kernels.map(|(kernel, moved)| moved.launches as f64 * flops(kernel, &sizes));
+    let contracts = program.contracts().into_iter().zip(contracts);
+    let of_contracts = contracts.map(|(contract, moved)| {
+        moved.launches as f64 * contract.sizes(&sizes).map_or(0.0, |sizes| 2.0 * sizes.products())
+    });
+    // What is taken back is computed again, and has two cotangents per product.
+    let runs = if has_vjp(module) { 3.0 } else { 1.0 };
+    1.0 - runs * saved / (of_kernels.sum::<f64>() + of_contracts.sum::<f64>()).max(1.0)
 }
 
 impl LoopReport {

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::function::Function;
 use crate::limits::check_sizes;
 use crate::loop_choice::{
-    LoopChoice, LoopReport, PROMISING, RangeChoice, has_auto, has_vjp, price, with_reruns,
+    LoopChoice, LoopReport, PROMISING, RangeChoice, has_auto, has_vjp, price, share_left, with_reruns,
 };
 use crate::options::{Options, Stage};
 use crate::signature::Signature;
@@ -268,7 +268,9 @@ impl Way<'_> {
             stages.program.as_ref().map_or(f64::INFINITY, |program| price(bound, program, &cost))
         };
         let mut best: Option<(f64, Stages)> = None;
-        for Scaled { module, func, share } in others {
+        for Scaled { module, func, saved } in others {
+            let share =
+                saved.zip(stages.program.as_ref()).map(|(saved, program)| share_left(bound, program, saved));
             stages.loops.share = share.or(stages.loops.share);
             if share.is_some_and(|share| share > PROMISING) {
                 continue;

@@ -87,7 +87,7 @@ pub fn write(
     if body.outputs.len() == carry {
         outputs_of(&mut b, &name, &next)?;
     }
-    Ok(Some(Written { body: b.finish_at(body.span), watches, matrices: vec![] }))
+    Ok(Some(Written { body: b.finish_at(body.span), watches, matrices: vec![], saved: 0.0 }))
 }
 
 /// The least that a scaled sum may be. Its terms are products of two exponentials of at most 1, so what underflow takes away is at

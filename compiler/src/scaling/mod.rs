@@ -24,6 +24,7 @@ mod watch;
 mod work;
 mod written;
 
+use crate::cost::{default_sizes, size_of};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::autodiff::Derivative;
 use birkhoff_ir::tensor::build::Builder;
@@ -38,9 +39,8 @@ pub struct Scaled {
     pub module: Module,
     /// The function in it; `in_range` is its last result.
     pub func: FuncId,
-    /// The share of its arithmetic that is left of that loop of matrices which loses the most, by a rough count. None where
-    /// no loop has a matrix.
-    pub share: Option<f64>,
+    /// How many additions its loops with matrices save, by a rough count, at default sizes. None where no loop has a matrix.
+    pub saved: Option<f64>,
 }
 
 /// The function with its loops scaled in every way that there is: sums of exponentials and matrices, only the one, only the other.
@@ -54,7 +54,7 @@ pub fn scaled(module: &Module, func: FuncId) -> Result<Vec<Scaled>, String> {
         (Some(_), Some(matrices)) => written(&matrices.module, matrices.func, What::Sums)?
             .map(|mut both| -> Result<Scaled, String> {
                 let func = one_flag(&mut both.module, both.func)?;
-                Ok(Scaled { func, share: matrices.share, ..both })
+                Ok(Scaled { func, saved: matrices.saved, ..both })
             })
             .transpose()?,
         _ => None,
@@ -64,9 +64,13 @@ pub fn scaled(module: &Module, func: FuncId) -> Result<Vec<Scaled>, String> {
 
 fn written(module: &Module, func: FuncId, what: What) -> Result<Option<Scaled>, String> {
     let (bodies, funcs) = (BTreeMap::new(), BTreeMap::new());
-    let mut walk = Walk { module: module.clone(), what, bodies, funcs, share: None };
+    let mut walk = Walk { module: module.clone(), what, bodies, funcs };
     let written = walk.func(func)?;
-    Ok(written.map(|written| Scaled { module: walk.module, func: written.body, share: walk.share }))
+    Ok(written.map(|written| Scaled {
+        module: walk.module,
+        func: written.body,
+        saved: (what == What::Matrices).then_some(written.saved),
+    }))
 }
 
 /// The function with its last two results, truth values, as one.
@@ -98,8 +102,6 @@ struct Walk {
     module: Module,
     what: What,
     bodies: BTreeMap<Body, Option<Written>>,
-    /// See [`Scaled::share`].
-    share: Option<f64>,
     funcs: BTreeMap<FuncId, Option<Written>>,
 }
 
@@ -179,7 +181,13 @@ impl Walk {
             b.output(out.name.clone(), map[&out.value])?;
         }
         b.fresh_output("in_range", all.ok_or("a function without checks was written again")?)?;
-        Ok(Written { body: b.finish_at(func.span), watches: vec![], matrices: vec![] })
+        let body = b.finish_at(func.span);
+        let sizes = default_sizes(&self.module);
+        let saved = inner.iter().map(|(place, written)| {
+            let trip = func.nodes[*place].op.dim(&self.module, "trip");
+            trip.map_or(1.0, |trip| size_of(&trip, &sizes)) * written.saved
+        });
+        Ok(Written { body, watches: vec![], matrices: vec![], saved: saved.sum() })
     }
 }
 

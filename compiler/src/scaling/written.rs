@@ -21,6 +21,8 @@ pub struct Written {
     pub watches: Vec<Watch>,
     /// The states that became weights.
     pub matrices: Vec<Matrix>,
+    /// The additions that one run of it saves, where matrices are written again.
+    pub saved: f64,
 }
 
 impl Written {

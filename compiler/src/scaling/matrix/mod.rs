@@ -67,14 +67,10 @@ pub fn write(
     if found.is_none() && inner.is_empty() {
         return Ok(None);
     }
-    let is_new = found.is_some();
-    let written = write::write(&mut walk.module, body, carry, found, &inner)?;
-    if is_new {
-        let sizes = default_sizes(&module);
-        let work = |body: &Func| work(&walk.module, body, &sizes);
-        let share = work(walk.module.func(written.body)) / work(body);
-        walk.share = Some(walk.share.map_or(share, |least| least.min(share)));
-    }
+    let mut written = write::write(&mut walk.module, body, carry, found, &inner)?;
+    let sizes = default_sizes(&module);
+    let work = |body: &Func| work(&walk.module, body, &sizes);
+    written.saved = work(body) - work(walk.module.func(written.body));
     Ok(Some(written))
 }
 

@@ -91,7 +91,7 @@ pub fn write(
         });
     }
     writer.outputs(carry, &matrices, &weights, &seen, &names)?;
-    Ok(Written { body: writer.b.finish_at(body.span), watches, matrices })
+    Ok(Written { body: writer.b.finish_at(body.span), watches, matrices, saved: 0.0 })
 }
 
 /// The values to write, and the sums that these and the weights stand on.
