@@ -75,7 +75,7 @@ pub use birkhoff_runtime::{Buffer, CallReport, Element, Memory, Pool, View, View
 pub use error::{Error, Source};
 pub use function::Function;
 pub use gradient::{Cotangents, Gradient, Loops};
-pub use loop_choice::{LoopChoice, LoopReport, RangeChoice};
+pub use loop_choice::{LoopChoice, LoopReport, RangeChoice, Weights};
 pub use options::{Options, Stage};
 #[cfg(feature = "ptx")]
 pub use pipeline::compile_ptx;

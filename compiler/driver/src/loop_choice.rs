@@ -7,6 +7,7 @@
 use birkhoff_compiler::cost::default_sizes;
 use birkhoff_compiler::lower::loops::{Iterates, ReversedLoop};
 use birkhoff_compiler::lower::price::{KernelCost, Rotation, flops};
+use birkhoff_compiler::scaling::Saving;
 use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::tensor::{Attr, Module, Op, OpKind};
@@ -23,8 +24,8 @@ pub struct LoopReport {
     pub rotation: Option<Rotation>,
     /// Whether a plan that is right within a range is tried first, if there is one.
     pub range: Option<RangeChoice>,
-    /// The share of the arithmetic that weights around kept matrices would leave, if the state of a loop is such a product.
-    pub share: Option<f64>,
+    /// What weights around kept matrices would save, if states of loops are such products.
+    pub weights: Option<Weights>,
 }
 
 /// A decision between a program that is right everywhere, and one that is right within a range with the first behind it.
@@ -46,10 +47,6 @@ impl RangeChoice {
 
 /// The share of a price that a plan which may be run in vain may cost.
 const WORTHWHILE: f64 = 0.75;
-
-/// The share of the arithmetic that may be left for a program to be priced: with more it will hardly cost less than [`WORTHWHILE`],
-/// and to price it takes as long as to compile it.
-pub(crate) const PROMISING: f64 = 0.8;
 
 /// A decision between two programs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -98,23 +95,48 @@ pub(crate) fn price(module: &Module, program: &Program, cost: &KernelCost) -> f6
     cost.program(program, &default_sizes(module)).map_or(f64::INFINITY, |cost| cost.total)
 }
 
-/// The share of the arithmetic of a plan that is left if its function saves so many additions where it is written down.
-pub(crate) fn share_left(module: &Module, program: &Program, saved: f64) -> f64 {
-    let sizes = default_sizes(module);
-    let (Ok(kernels), Ok(contracts)) =
-        (traffic::predict(program, &sizes), traffic::predict_contracts(program, &sizes))
-    else {
-        return 1.0;
-    };
-    let kernels = program.kernels.iter().zip(kernels);
-    let of_kernels = kernels.map(|(kernel, moved)| moved.launches as f64 * flops(kernel, &sizes));
-    let contracts = program.contracts().into_iter().zip(contracts);
-    let of_contracts = contracts.map(|(contract, moved)| {
-        moved.launches as f64 * contract.sizes(&sizes).map_or(0.0, |sizes| 2.0 * sizes.products())
-    });
-    // What is taken back is computed again, and has two cotangents per product.
-    let runs = if has_vjp(module) { 3.0 } else { 1.0 };
-    1.0 - runs * saved / (of_kernels.sum::<f64>() + of_contracts.sum::<f64>()).max(1.0)
+/// Which shares of the arithmetic weights around kept matrices would leave, by a rough count.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Weights {
+    /// Of that of their loops.
+    pub of_loops: f64,
+    /// Of that of the plan.
+    pub of_plan: f64,
+}
+
+/// To price a program takes as long as to compile it. With more than this share of the arithmetic of its loops, it will hardly cost
+/// less than [`WORTHWHILE`].
+const PROMISING_LOOPS: f64 = 0.8;
+/// Nor with more than this share of that of the plan.
+const PROMISING_PLAN: f64 = 0.9;
+
+impl Weights {
+    /// Of a plan whose loops save so much where they are written down.
+    pub(crate) fn of(module: &Module, program: &Program, saving: Saving) -> Weights {
+        // What is taken back is computed again, and has two cotangents per product.
+        let runs = if has_vjp(module) { 3.0 } else { 1.0 };
+        let saved = runs * (saving.before - saving.after);
+        let all = arithmetic(program, &default_sizes(module)).unwrap_or(f64::INFINITY);
+        Weights { of_loops: saving.after / saving.before.max(1.0), of_plan: 1.0 - saved / all.max(1.0) }
+    }
+
+    /// Whether it can pay.
+    pub fn are_promising(&self) -> bool {
+        self.of_loops <= PROMISING_LOOPS && self.of_plan <= PROMISING_PLAN
+    }
+}
+
+/// The operations of a call.
+fn arithmetic(program: &Program, sizes: &SizeEnv) -> Option<f64> {
+    let kernels = program.kernels.iter().zip(traffic::predict(program, sizes).ok()?);
+    let of_kernels: f64 = kernels.map(|(kernel, moved)| moved.launches as f64 * flops(kernel, sizes)).sum();
+    let contracts = program.contracts().into_iter().zip(traffic::predict_contracts(program, sizes).ok()?);
+    let of_contracts: f64 = contracts
+        .map(|(contract, moved)| {
+            moved.launches as f64 * contract.sizes(sizes).map_or(0.0, |sizes| 2.0 * sizes.products())
+        })
+        .sum();
+    Some(of_kernels + of_contracts)
 }
 
 impl LoopReport {
@@ -159,8 +181,12 @@ impl LoopReport {
                 range.everywhere, range.in_range
             )
         }));
-        lines.extend(self.share.filter(|share| *share > PROMISING).map(|share| {
-            format!("loops: a state stays a matrix; weights around one that is kept would leave {share:.2} of the arithmetic")
+        lines.extend(self.weights.filter(|weights| !weights.are_promising()).map(|weights| {
+            format!(
+                "loops: states stay matrices; weights around kept ones would leave {:.2} of the arithmetic of loops, {:.2} \
+                 of all",
+                weights.of_loops, weights.of_plan
+            )
         }));
         lines
     }
@@ -196,8 +222,21 @@ impl LoopReport {
                 "price_in_range": range.in_range,
             })
         });
+        let weights = self.weights.map(|weights| {
+            json!({
+                "promising": weights.are_promising(),
+                "share_of_loops": weights.of_loops,
+                "share_of_plan": weights.of_plan,
+            })
+        });
         let reversed: Vec<Value> = self.loops.iter().map(row).collect();
-        json!({ "reversed": reversed, "choice": choice, "rotation": rotation, "range": range, "weights_share": self.share })
+        json!({
+            "reversed": reversed,
+            "choice": choice,
+            "rotation": rotation,
+            "range": range,
+            "weights": weights,
+        })
     }
 }
 

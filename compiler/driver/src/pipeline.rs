@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::function::Function;
 use crate::limits::check_sizes;
 use crate::loop_choice::{
-    LoopChoice, LoopReport, PROMISING, RangeChoice, has_auto, has_vjp, price, share_left, with_reruns,
+    LoopChoice, LoopReport, RangeChoice, Weights, has_auto, has_vjp, price, with_reruns,
 };
 use crate::options::{Options, Stage};
 use crate::signature::Signature;
@@ -268,11 +268,12 @@ impl Way<'_> {
             stages.program.as_ref().map_or(f64::INFINITY, |program| price(bound, program, &cost))
         };
         let mut best: Option<(f64, Stages)> = None;
-        for Scaled { module, func, saved } in others {
-            let share =
-                saved.zip(stages.program.as_ref()).map(|(saved, program)| share_left(bound, program, saved));
-            stages.loops.share = share.or(stages.loops.share);
-            if share.is_some_and(|share| share > PROMISING) {
+        for Scaled { module, func, saving } in others {
+            let weights = saving
+                .zip(stages.program.as_ref())
+                .map(|(saving, program)| Weights::of(bound, program, saving));
+            stages.loops.weights = weights.or(stages.loops.weights);
+            if weights.is_some_and(|weights| !weights.are_promising()) {
                 continue;
             }
             if self.options.verify {

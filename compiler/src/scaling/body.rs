@@ -4,11 +4,11 @@
 //! whether loops inside stayed in range. What is not changed by a scaled sum is written as it was. Derivatives see the greatest
 //! exponents as constants: the sums do not depend on them.
 
-use super::Walk;
 use super::forms::{Form, Forms, Site};
 use super::sum::{Atom, Sum, Term};
 use super::watch::{Kind, Watch};
 use super::written::{Written, label, spread, unused};
+use super::{Saving, Walk};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::build::{Builder, Built};
@@ -87,7 +87,7 @@ pub fn write(
     if body.outputs.len() == carry {
         outputs_of(&mut b, &name, &next)?;
     }
-    Ok(Some(Written { body: b.finish_at(body.span), watches, matrices: vec![], saved: 0.0 }))
+    Ok(Some(Written { body: b.finish_at(body.span), watches, matrices: vec![], saving: Saving::default() }))
 }
 
 /// The least that a scaled sum may be. Its terms are products of two exponentials of at most 1, so what underflow takes away is at

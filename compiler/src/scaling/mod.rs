@@ -39,8 +39,17 @@ pub struct Scaled {
     pub module: Module,
     /// The function in it; `in_range` is its last result.
     pub func: FuncId,
-    /// How many additions its loops with matrices save, by a rough count, at default sizes. None where no loop has a matrix.
-    pub saved: Option<f64>,
+    /// What its loops with matrices save. None where no loop has a matrix.
+    pub saving: Option<Saving>,
+}
+
+/// Arithmetic in additions, by a rough count at default sizes.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Saving {
+    /// Of the loops as they were.
+    pub before: f64,
+    /// Of the loops as they are.
+    pub after: f64,
 }
 
 /// The function with its loops scaled in every way that there is: sums of exponentials and matrices, only the one, only the other.
@@ -54,7 +63,7 @@ pub fn scaled(module: &Module, func: FuncId) -> Result<Vec<Scaled>, String> {
         (Some(_), Some(matrices)) => written(&matrices.module, matrices.func, What::Sums)?
             .map(|mut both| -> Result<Scaled, String> {
                 let func = one_flag(&mut both.module, both.func)?;
-                Ok(Scaled { func, saved: matrices.saved, ..both })
+                Ok(Scaled { func, saving: matrices.saving, ..both })
             })
             .transpose()?,
         _ => None,
@@ -69,7 +78,7 @@ fn written(module: &Module, func: FuncId, what: What) -> Result<Option<Scaled>, 
     Ok(written.map(|written| Scaled {
         module: walk.module,
         func: written.body,
-        saved: (what == What::Matrices).then_some(written.saved),
+        saving: (what == What::Matrices).then_some(written.saving),
     }))
 }
 
@@ -183,11 +192,14 @@ impl Walk {
         b.fresh_output("in_range", all.ok_or("a function without checks was written again")?)?;
         let body = b.finish_at(func.span);
         let sizes = default_sizes(&self.module);
-        let saved = inner.iter().map(|(place, written)| {
+        let mut saving = Saving::default();
+        for (place, written) in inner {
             let trip = func.nodes[*place].op.dim(&self.module, "trip");
-            trip.map_or(1.0, |trip| size_of(&trip, &sizes)) * written.saved
-        });
-        Ok(Written { body, watches: vec![], matrices: vec![], saved: saved.sum() })
+            let trip = trip.map_or(1.0, |trip| size_of(&trip, &sizes));
+            saving.before += trip * written.saving.before;
+            saving.after += trip * written.saving.after;
+        }
+        Ok(Written { body, watches: vec![], matrices: vec![], saving })
     }
 }
 

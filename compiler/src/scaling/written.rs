@@ -3,6 +3,7 @@
 //! In: a node that refers to the old function. Out: one that refers to the new one, the results that the old one had, and
 //! whether they hold.
 
+use super::Saving;
 use super::matrix::Matrix;
 use super::watch::{self, Watch};
 use birkhoff_ir::dim::Dim;
@@ -21,8 +22,8 @@ pub struct Written {
     pub watches: Vec<Watch>,
     /// The states that became weights.
     pub matrices: Vec<Matrix>,
-    /// The additions that one run of it saves, where matrices are written again.
-    pub saved: f64,
+    /// What one run of it saves, where matrices are written again.
+    pub saving: Saving,
 }
 
 impl Written {

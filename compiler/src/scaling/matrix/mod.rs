@@ -18,10 +18,10 @@ mod write;
 
 pub use range::most;
 
-use super::Walk;
 use super::watch;
 use super::work::work;
 use super::written::{Written, spread};
+use super::{Saving, Walk};
 use crate::cost::default_sizes;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::build::{Builder, Built};
@@ -70,7 +70,7 @@ pub fn write(
     let mut written = write::write(&mut walk.module, body, carry, found, &inner)?;
     let sizes = default_sizes(&module);
     let work = |body: &Func| work(&walk.module, body, &sizes);
-    written.saved = work(body) - work(walk.module.func(written.body));
+    written.saving = Saving { before: work(body), after: work(walk.module.func(written.body)) };
     Ok(Some(written))
 }
 

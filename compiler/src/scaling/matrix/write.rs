@@ -3,6 +3,7 @@
 //! In: a body over primitives, and what was found in it. Out: the body of a [`Written`]. What stands on no matrix is written
 //! as it was.
 
+use super::super::Saving;
 use super::super::body::{inputs_for, outputs_of};
 use super::super::forms::axes_of;
 use super::super::sum::Sum;
@@ -91,7 +92,7 @@ pub fn write(
         });
     }
     writer.outputs(carry, &matrices, &weights, &seen, &names)?;
-    Ok(Written { body: writer.b.finish_at(body.span), watches, matrices, saved: 0.0 })
+    Ok(Written { body: writer.b.finish_at(body.span), watches, matrices, saving: Saving::default() })
 }
 
 /// The values to write, and the sums that these and the weights stand on.
