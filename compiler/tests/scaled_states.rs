@@ -199,6 +199,50 @@ fn loops_mean_the_same_with_their_derivatives_to_the_second() {
 }
 
 #[test]
+fn loops_nest_and_both_rewrites_share_a_function() {
+    let source = format!(
+        "{DIMS}fn @normalise(%s: f64[N,N]) -> (s: f64[N,N]) {{
+  p = s / reshape(reduce_sum(s, axes=[1]) + 1e-6, shape=[N,1])
+  return s = p / (reduce_sum(p, axes=[0]) + 1e-6)
+}}
+fn @transport(%f: f64[N], %g: f64[N], %k: f64[N,N]) -> (f: f64[N], g: f64[N]) {{
+  a = 0.5 - log_sum_exp(k + g, axis=1)
+  b = 0.25 - log_sum_exp(k + reshape(a, shape=[N,1]), axis=0)
+  return f = a, g = b
+}}
+fn @layer(%x: f64[N,N]) -> (x: f64[N,N]) {{
+  s = loop(exp(x), body=@normalise, trip=5, carry=1)
+  f, g = loop(broadcast(reduce_sum(s, axes=[0]), shape=[N], axes=[0]), reduce_sum(s * x, axes=[0]), x, body=@transport, trip=4, carry=2)
+  return x = sin(s + 0.1 * g) + 0.1 * reshape(f, shape=[N,1])
+}}
+fn @loss(%x: f64[N,N]) -> (l: f64[]) {{
+  y = loop(x, body=@layer, trip=2, carry=1)
+  s = loop(exp(y), body=@normalise, trip=3, carry=1)
+  return l = reduce_sum(s * s * y, axes=[0,1])
+}}
+export fn @main(%x: f64[N,N]) -> (l: f64[], dx: f64[N,N]) {{
+  l, dx = vjp(x, 1.0, body=@loss, wrt=[0], of=[0])
+  return l = l, dx = dx
+}}"
+    );
+    let original = module(&source);
+    let found = scaled(&original.0, original.1).unwrap_or_else(|why| panic!("{why}"));
+    let inputs = [numbers("N,N", [-2.0, 2.0], 0.3)];
+    let expected = evaluated(&original, &inputs);
+    // Both, only sums, only matrices.
+    assert_eq!(found.iter().map(|scaled| scaled.saving.is_some()).collect::<Vec<_>>(), [true, false, true]);
+    for scaled in found {
+        birkhoff_ir::tensor::verify::verify(&scaled.module).unwrap_or_else(|why| panic!("{why}"));
+        let results = evaluated(&(scaled.module, scaled.func), &inputs);
+        assert_eq!(results.len(), 3);
+        assert!(is_in_range(&results));
+        for (one, other) in expected.iter().zip(&results) {
+            assert!(difference(one, other) < 1e-10);
+        }
+    }
+}
+
+#[test]
 fn what_a_matrix_is_read_as_decides() {
     for body in [
         // Something else than a sum.

@@ -78,28 +78,23 @@ fn the_choice_is_told() {
     assert!(!lines(Math::Strict).contains("in range"));
 }
 
-/// Projections of larger matrices, and the cotangents of their logits.
+/// Projections of larger matrices.
 const PROJECTIONS: &str = "
-dim B in 1..=1000 default 1000
-fn @project(%m: f32[B,16,16]) -> (h: f32[B,16,16]) {
+dim B in 1..=1000000 default 100000
+export fn @main(%m: f32[B,16,16]) -> (h: f32[B,16,16]) {
   h = sinkhorn(m, form=exp, first=rows, shift=rows, iters=4, eps=1e-6, stop_shift=true)
   return h = h
-}
-export fn @main(%m: f32[B,16,16], %g: f32[B,16,16]) -> (h: f32[B,16,16], gm: f32[B,16,16]) {
-  h, gm = vjp(m, g, body=@project, wrt=[0], of=[0])
-  return h = h, gm = gm
 }";
 
-/// The outputs as f64, and how many kernels ran.
-fn projections(function: &Function, first: f32) -> (Vec<Vec<f64>>, u64) {
-    let shape = [3, 16, 16];
-    let numbers = |seed: f32| -> Vec<f32> { (0..3 * 256).map(|i| (1.7 * i as f32 + seed).sin()).collect() };
-    let (mut m, g) = (numbers(0.3), numbers(1.1));
+/// The projections as f64, and how many kernels ran.
+fn projections(function: &Function, first: f32) -> (Vec<f64>, u64) {
+    let mut m: Vec<f32> = (0..512).map(|i| (1.7 * i as f32).sin()).collect();
     m[5] = first;
-    let inputs = Inputs::new().slice("m", &m, &shape).slice("g", &g, &shape);
-    let outputs = function.call(&inputs).unwrap_or_else(|error| panic!("{error}"));
-    let values =
-        outputs.iter().map(|(_, found)| scalars(&found.view()).map(|value| value.as_f64()).collect());
+    let outputs = function.call(&Inputs::new().slice("m", &m, &[2, 16, 16]));
+    let outputs = outputs.unwrap_or_else(|error| panic!("{error}"));
+    let values = outputs
+        .iter()
+        .flat_map(|(_, found)| scalars(&found.view()).map(|value| value.as_f64()).collect::<Vec<_>>());
     (values.collect(), outputs.report().n_launches)
 }
 
@@ -118,17 +113,16 @@ fn matrices_out_of_range_are_projected_as_written() {
         }
         let function = compiled(target, Math::Default);
         let report = &function.stages().loops;
-        assert!(report.range.is_some_and(|choice| choice.is_taken()), "{target}: {report:?}");
+        let is_taken = report.range.is_some_and(|choice| choice.is_taken());
+        assert!(is_taken || !target.is_native(), "{target}: {report:?}");
         let (_, n_fast) = projections(&function, 0.5);
         // A small entry, none at all, others that are small beside one, and none that are numbers.
         for first in [0.5, -60.0, f32::NEG_INFINITY, 1e30, f32::NAN] {
             let ((expected, _), (found, n_run)) = (projections(&exact, first), projections(&function, first));
-            assert_eq!(n_run > n_fast, target.is_native() && first != 0.5, "{target}, {first}");
-            for (expected, found) in expected.iter().zip(&found) {
-                for (one, other) in expected.iter().zip(found) {
-                    let is_same = (one - other).abs() <= 3e-5 || one.is_nan() && other.is_nan();
-                    assert!(is_same, "{target}, {first}: {one:e} and {other:e}");
-                }
+            assert_eq!(n_run > n_fast, is_taken && first != 0.5, "{target}, {first}");
+            for (one, other) in expected.iter().zip(&found) {
+                let is_same = (one - other).abs() <= 1e-6 || one.is_nan() && other.is_nan();
+                assert!(is_same, "{target}, {first}: {one:e} and {other:e}");
             }
         }
     }

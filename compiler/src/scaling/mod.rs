@@ -104,7 +104,8 @@ enum What {
     Matrices,
 }
 
-/// A loop body: its number of states, the position of the first operand that stays, and how often it runs at most.
+/// A loop body: its number of states, the position of the first operand that stays, and how often it runs at most, where that
+/// matters.
 type Body = (FuncId, usize, usize, Option<i64>);
 
 struct Walk {
@@ -145,7 +146,10 @@ impl Walk {
             return self.func(id);
         }
         let (carry, scan) = node.op.loop_counts(&self.module)?;
-        let trip = matrix::most(&self.module, &node.op.dim(&self.module, "trip")?);
+        let trip = match self.what {
+            What::Sums => None,
+            What::Matrices => matrix::most(&self.module, &node.op.dim(&self.module, "trip")?),
+        };
         let key = (id, carry, carry + scan, trip);
         if let Some(known) = self.bodies.get(&key) {
             return Ok(known.clone());

@@ -23,7 +23,7 @@ pub struct Found<'f> {
 }
 
 /// Looks at the states of a loop; `None` if there is no such state.
-pub fn find<'f>(of: &Loop<'f>) -> Option<Found<'f>> {
+pub fn find<'f>(of: &Loop<'_, 'f>) -> Option<Found<'f>> {
     let body = of.body;
     let is_candidate = |slot: &usize| {
         let ty = &body.values[*slot].ty;
@@ -69,7 +69,7 @@ pub fn find<'f>(of: &Loop<'f>) -> Option<Found<'f>> {
 }
 
 /// States that are read as something else, or do not come out as a matrix times what lacks some of its axes.
-fn barred(of: &Loop<'_>, forms: &Forms<'_>, slots: &[usize]) -> BTreeSet<usize> {
+fn barred(of: &Loop<'_, '_>, forms: &Forms<'_>, slots: &[usize]) -> BTreeSet<usize> {
     let mut barred = forms.barred.clone();
     for (place, out) in of.body.outputs.iter().enumerate() {
         let form = forms.form(out.value);
@@ -82,7 +82,7 @@ fn barred(of: &Loop<'_>, forms: &Forms<'_>, slots: &[usize]) -> BTreeSet<usize> 
 }
 
 /// Whether a product is the matrix itself, once, times something that lacks some of its axes.
-fn is_own(form: &Product, slot: usize, of: &Loop<'_>) -> bool {
+fn is_own(form: &Product, slot: usize, of: &Loop<'_, '_>) -> bool {
     let rank = of.body.values[slot].ty.rank();
     let is_matrix = |term: &Power| term.coeff == 1 && term.axes.iter().copied().eq(0..rank);
     form.terms().len() > 1
@@ -99,7 +99,7 @@ fn sorted_axes(term: &Power) -> Vec<usize> {
 }
 
 /// The sets of axes that factors of the next state have.
-fn axis_sets(of: &Loop<'_>, forms: &Forms<'_>, slot: usize) -> Vec<Vec<usize>> {
+fn axis_sets(of: &Loop<'_, '_>, forms: &Forms<'_>, slot: usize) -> Vec<Vec<usize>> {
     let factors = forms.form(of.body.outputs[slot].value).terms().iter();
     let sets: BTreeSet<Vec<usize>> =
         factors.filter(|term| !matches!(term.atom, Atom::Matrix(_))).map(sorted_axes).collect();
@@ -107,7 +107,7 @@ fn axis_sets(of: &Loop<'_>, forms: &Forms<'_>, slot: usize) -> Vec<Vec<usize>> {
 }
 
 /// The factors of the next state, each with the weight that has its axes.
-fn grouped(of: &Loop<'_>, forms: &Forms<'_>, slot: usize, sets: &[Vec<usize>]) -> Option<Vec<Product>> {
+fn grouped(of: &Loop<'_, '_>, forms: &Forms<'_>, slot: usize, sets: &[Vec<usize>]) -> Option<Vec<Product>> {
     let mut groups: Vec<Vec<Power>> = vec![vec![]; sets.len()];
     for term in forms.form(of.body.outputs[slot].value).terms() {
         if !matches!(term.atom, Atom::Matrix(_)) {

@@ -29,9 +29,9 @@ use birkhoff_ir::tensor::{Func, Module, OpKind, TensorType, ValueId};
 use range::Range;
 
 /// A loop.
-pub struct Loop<'f> {
+pub struct Loop<'m, 'f> {
     /// Where its sizes are declared.
-    pub module: &'f Module,
+    pub module: &'m Module,
     /// Its body, over primitives.
     pub body: &'f Func,
     /// Its number of states.
@@ -62,13 +62,12 @@ pub fn write(
     trip: Option<i64>,
 ) -> Result<Option<Written>, String> {
     let inner = walk.inner(body)?;
-    let module = walk.module.clone();
-    let found = find::find(&Loop { module: &module, body, carry, trip });
+    let found = find::find(&Loop { module: &walk.module, body, carry, trip });
     if found.is_none() && inner.is_empty() {
         return Ok(None);
     }
     let mut written = write::write(&mut walk.module, body, carry, found, &inner)?;
-    let sizes = default_sizes(&module);
+    let sizes = default_sizes(&walk.module);
     let work = |body: &Func| work(&walk.module, body, &sizes);
     written.saving = Saving { before: work(body), after: work(walk.module.func(written.body)) };
     Ok(Some(written))

@@ -22,8 +22,8 @@
 //! ```
 //!
 //! The pair `(0, 0)` lies between the fixed point plus `a` and plus `b`, the least and the greatest element of `(-log u*, log v*)`,
-//! and so every later pair does. Differences of elements of `(-log u*, log v*)` are at most `log r` among those of `u*` and among
-//! those of `v*`, and between one of each in `[-log(r/(n k)), log(n r h/(1-e))]`. Therefore, in every iteration,
+//! and so every later pair does. Elements of `-log u*` differ by at most `log r`, and so do those of `log v*`; one of the first less one
+//! of the second is in `[-log(r/(n k)), log(n r h/(1-e))]`. Therefore, in every iteration,
 //!
 //! ```text
 //! min(1/r, (1-e)/(n r h))  <=  u, v  <=  max(r, r/(n k)),
@@ -108,7 +108,7 @@ pub fn most(module: &Module, dim: &Dim) -> Option<i64> {
 
 /// Whether the loop divides the state of `slot` in turn by its sums along rows and along columns, so that [`Range::Kernel`] holds.
 /// `bare` are the products in which the state has no weights.
-pub fn is_normalised(of: &Loop<'_>, bare: &Forms<'_>, slot: usize, weights: &[Vec<usize>]) -> bool {
+pub fn is_normalised(of: &Loop<'_, '_>, bare: &Forms<'_>, slot: usize, weights: &[Vec<usize>]) -> bool {
     let ty = &of.body.values[slot].ty;
     let [one, other] = weights else { return false };
     let lacks = |set: &[usize]| -> Vec<usize> { (0..ty.rank()).filter(|axis| !set.contains(axis)).collect() };
