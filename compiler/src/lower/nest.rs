@@ -2,6 +2,7 @@
 
 use super::rolled::Terms;
 use super::value::{Lowering, places};
+use crate::schedule::LaneKind;
 use crate::schedule::axes::Class;
 use crate::schedule::graph::{N, R, V};
 use crate::schedule::stages::{Lanes, Nest};
@@ -264,11 +265,9 @@ impl Lowering<'_> {
             }
         }
         let extent = self.walk.axes.extent(class).clone();
-        let kind = match nest.lanes {
-            Lanes::Loop(lane, width) if lane == class && extent.as_const() != Some(1) => {
-                ForKind::Lanes { width }
-            }
-            _ => ForKind::Seq,
+        let width = match nest.lanes {
+            Lanes::Loop(lane, width) if lane == class && extent.as_const() != Some(1) => Some(width),
+            _ => None,
         };
         let name = format!("i{depth}");
         let (end, first, extent) = match self.tile_axis().filter(|(tile, ..)| *tile == class) {
@@ -279,10 +278,13 @@ impl Lowering<'_> {
             Some(range) => range,
             None => (0.into(), end),
         };
-        let var = self.emitter.open_for(&name, start, end, kind, extent);
-        let before = self.at.insert(class, first.add(&Index::var(var)));
-        self.nest_loops(nest, work, tokens, block, depth + 1, open);
-        self.close();
+        let before = self.at.remove(&class);
+        for (start, end, kind) in self.segments(start, end, width) {
+            let var = self.emitter.open_for(&name, start, end, kind, extent.clone());
+            self.at.insert(class, first.add(&Index::var(var)));
+            self.nest_loops(nest, work, tokens, block, depth + 1, open);
+            self.close();
+        }
         match before {
             Some(index) => self.at.insert(class, index),
             None => self.at.remove(&class),
@@ -290,6 +292,27 @@ impl Lowering<'_> {
         for accumulator in open.split_off(first_open) {
             self.close_accumulator(nest, &accumulator, tokens, block);
         }
+    }
+
+    /// The loops that one over a range is: lanes whose last chunk is not full leave a rest, of which a loop of narrower lanes does
+    /// most.
+    fn segments(&self, start: Index, end: Index, width: Option<u32>) -> Vec<(Index, Index, ForKind)> {
+        const LEAST: i64 = 4;
+        let Some(width) = width else { return vec![(start, end, ForKind::Seq)] };
+        let kind = ForKind::Lanes { width };
+        let constant = |index: &Index| index.offset.as_const().filter(|_| index.terms.is_empty());
+        let rest = match (constant(&start), constant(&end)) {
+            (Some(first), Some(last)) if self.lanes == LaneKind::Vector => (last - first) % i64::from(width),
+            _ => 0,
+        };
+        if rest < LEAST {
+            return vec![(start, end, kind)];
+        }
+        let middle = end.add(&Index::constant(-rest));
+        let narrower = ForKind::Lanes { width: 1 << rest.ilog2() };
+        let is_empty = middle == start;
+        let rest = (middle.clone(), end, narrower);
+        if is_empty { vec![rest] } else { vec![(start, middle, kind), rest] }
     }
 
     fn first_sum_loop(&self, nest: &Nest, node: N) -> Option<usize> {

@@ -129,8 +129,13 @@ impl Stager<'_> {
                 let fits = |factor: &u32| {
                     self.extent(class).is_none_or(|extent| i64::from(width * factor) <= extent)
                 };
-                let factor =
-                    [4, 2].into_iter().filter(|factor| *factor <= independent_sums(small_outer)).find(fits);
+                // Nor longer ones where the rest takes longer than they save.
+                let n_steps = |factor: &u32| {
+                    let (extent, lanes) = (self.extent(class).unwrap_or(0), i64::from(width * factor));
+                    extent / lanes * i64::from(*factor) + extent % lanes
+                };
+                let factors = [4, 2, 1].into_iter().filter(|factor| *factor <= independent_sums(small_outer));
+                let factor = factors.filter(fits).min_by_key(n_steps);
                 Lanes::Loop(class, width * factor.unwrap_or(1))
             }
             other => other,
