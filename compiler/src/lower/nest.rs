@@ -2,7 +2,6 @@
 
 use super::rolled::Terms;
 use super::value::{Lowering, places};
-use crate::schedule::LaneKind;
 use crate::schedule::axes::Class;
 use crate::schedule::graph::{N, R, V};
 use crate::schedule::stages::{Lanes, Nest};
@@ -292,27 +291,6 @@ impl Lowering<'_> {
         for accumulator in open.split_off(first_open) {
             self.close_accumulator(nest, &accumulator, tokens, block);
         }
-    }
-
-    /// The loops that one over a range is: lanes whose last chunk is not full leave a rest, of which a loop of narrower lanes does
-    /// most.
-    fn segments(&self, start: Index, end: Index, width: Option<u32>) -> Vec<(Index, Index, ForKind)> {
-        const LEAST: i64 = 4;
-        let Some(width) = width else { return vec![(start, end, ForKind::Seq)] };
-        let kind = ForKind::Lanes { width };
-        let constant = |index: &Index| index.offset.as_const().filter(|_| index.terms.is_empty());
-        let rest = match (constant(&start), constant(&end)) {
-            (Some(first), Some(last)) if self.lanes == LaneKind::Vector => (last - first) % i64::from(width),
-            _ => 0,
-        };
-        if rest < LEAST {
-            return vec![(start, end, kind)];
-        }
-        let middle = end.add(&Index::constant(-rest));
-        let narrower = ForKind::Lanes { width: 1 << rest.ilog2() };
-        let is_empty = middle == start;
-        let rest = (middle.clone(), end, narrower);
-        if is_empty { vec![rest] } else { vec![(start, middle, kind), rest] }
     }
 
     fn first_sum_loop(&self, nest: &Nest, node: N) -> Option<usize> {

@@ -1,10 +1,11 @@
 //! Nests whose long loop is cut into parts, each of which is done for all places of the tile.
 //!
 //! In: a nest of sums and the size of a part. Out: loops over parts, places, blocks and terms; between parts the sums so far
-//! are in tile memory.
+//! are in tile memory. And the parts of a loop over lanes: full chunks, and what is left of a row.
 
 use super::nest::Work;
 use super::value::Lowering;
+use crate::schedule::LaneKind;
 use crate::schedule::axes::Class;
 use crate::schedule::stages::{Lanes, Nest};
 use birkhoff_ir::dim::Dim;
@@ -99,6 +100,32 @@ impl Lowering<'_> {
             end = Index::var(self.emitter.scalar(ScalarOp::Min, &[reach, last]));
         }
         (start, end)
+    }
+
+    /// The loops that one over a range is: lanes whose last chunk is not full leave a rest, of which a loop of narrower lanes does
+    /// most.
+    pub(super) fn segments(
+        &self,
+        start: Index,
+        end: Index,
+        width: Option<u32>,
+    ) -> Vec<(Index, Index, ForKind)> {
+        const LEAST: i64 = 4;
+        let Some(width) = width else { return vec![(start, end, ForKind::Seq)] };
+        let kind = ForKind::Lanes { width };
+        let constant = |index: &Index| index.offset.as_const().filter(|_| index.terms.is_empty());
+        let rest = match (constant(&start), constant(&end)) {
+            (Some(first), Some(last)) if self.lanes == LaneKind::Vector => (last - first) % i64::from(width),
+            _ => 0,
+        };
+        if rest < LEAST {
+            return vec![(start, end, kind)];
+        }
+        let middle = end.add(&Index::constant(-rest));
+        let narrower = ForKind::Lanes { width: 1 << rest.ilog2() };
+        let is_empty = middle == start;
+        let rest = (middle.clone(), end, narrower);
+        if is_empty { vec![rest] } else { vec![(start, middle, kind), rest] }
     }
 
     /// Tile memory for the sums of `item` so far: places of the tile, unrolled elements, elements of the block axis; where

@@ -7,7 +7,7 @@
 use super::forms::{Form, Forms, Site};
 use super::sum::{Atom, Sum, Term};
 use super::watch::{Kind, Watch};
-use super::written::{Written, label, spread, unused};
+use super::written::{Copied, Written, label, spread, unused};
 use super::{Saving, Walk};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
@@ -55,8 +55,8 @@ pub fn write(
     if states.is_empty() {
         states = inputs_for(&mut b, &name, &watches)?;
     }
-    let mut writer =
-        Writer { body, forms: &forms, inner: &inner, written, sums: BTreeMap::new(), flags: vec![], b };
+    let copied = Copied { body, inner: &inner, values: written, flags: vec![] };
+    let mut writer = Writer { copied, forms: &forms, sums: BTreeMap::new(), b };
     // In order, so that what a value is made of is there: bodies may be deep.
     for value in (0..body.values.len()).filter(|value| needed[*value]) {
         writer.value(ValueId(value as u32))?;
@@ -69,14 +69,7 @@ pub fn write(
         let sum = writer.sum(*site)?.sum;
         next.push(watch.next(&mut writer.b, *state, sum)?);
     }
-    let flags = std::mem::take(&mut writer.flags);
-    for (place, state) in states[n_sums..].iter().enumerate() {
-        next.push(match flags.get(place) {
-            Some(flag) => Watch::all().next(&mut writer.b, *state, *flag)?,
-            // What nobody needs any more was not written.
-            None => *state,
-        });
-    }
+    next.extend(writer.copied.watched(&mut writer.b, &states[n_sums..])?);
     let mut b = writer.b;
     for (place, out) in body.outputs.iter().enumerate() {
         if place == carry {
@@ -160,59 +153,35 @@ struct Scaled {
 }
 
 struct Writer<'w, 'm> {
-    body: &'w Func,
+    copied: Copied<'w>,
     forms: &'w Forms<'w>,
-    /// The functions that nodes of the body refer to, where those were written again.
-    inner: &'w BTreeMap<usize, Written>,
-    written: Vec<Option<ValueId>>,
     sums: BTreeMap<usize, Scaled>,
-    /// Whether what is inside stayed in range.
-    flags: Vec<ValueId>,
     b: Builder<'m>,
 }
 
 impl Writer<'_, '_> {
     /// A value of the body.
     fn value(&mut self, value: ValueId) -> Built {
-        if let Some(known) = self.written[value.0 as usize] {
+        if let Some(known) = self.copied.values[value.0 as usize] {
             return Ok(known);
         }
-        let ty = self.body.ty(value).clone();
+        let ty = self.copied.body.ty(value).clone();
         let axes: Vec<usize> = (0..ty.rank()).collect();
         let new = match self.forms.form(value) {
             Form::Plain(sum) if sum.is_scaled() => self.terms(sum.clone().terms(), &axes, &ty)?,
             Form::Exp(sum) if sum.is_scaled() => self.exponential(&sum.clone(), &axes, &ty)?,
             _ => return self.node(value),
         };
-        if let Some(name) = &self.body.values[value.0 as usize].name {
-            self.b.name(new, name.clone());
-        }
-        self.written[value.0 as usize] = Some(new);
+        self.copied.put(&mut self.b, value, new);
         Ok(new)
     }
 
     /// The results of the node that makes `value`, as they were.
     fn node(&mut self, value: ValueId) -> Built {
-        let place = self.body.nodes.iter().position(|node| node.results.contains(&value));
-        let place = place.ok_or("a value is used before its definition")?;
-        let node = &self.body.nodes[place];
+        let (place, node) = self.copied.node_of(value)?;
         let args: Result<Vec<ValueId>, String> = node.args.iter().map(|arg| self.value(*arg)).collect();
-        self.b.set_span(node.span);
-        let results = match self.inner.get(&place) {
-            Some(checks) => {
-                let (results, flag) = checks.apply(&mut self.b, node, &args?)?;
-                self.flags.push(flag);
-                results
-            }
-            None => self.b.op(node.op.clone(), &args?)?,
-        };
-        for (old, new) in node.results.iter().zip(results) {
-            self.written[old.0 as usize] = Some(new);
-            if let Some(name) = &self.body.values[old.0 as usize].name {
-                self.b.name(new, name.clone());
-            }
-        }
-        self.written[value.0 as usize].ok_or_else(|| "a node lacks a result".into())
+        self.copied.node(&mut self.b, place, &args?)?;
+        self.copied.values[value.0 as usize].ok_or_else(|| "a node lacks a result".into())
     }
 
     /// An atom, with the axes that are its own.

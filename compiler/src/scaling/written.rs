@@ -9,6 +9,7 @@ use super::watch::{self, Watch};
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::tensor::build::{Builder, Built};
 use birkhoff_ir::tensor::{Attr, Func, FuncId, Node, OpKind, ValueId};
+use std::collections::BTreeMap;
 
 /// A function that was written again.
 ///
@@ -79,6 +80,63 @@ impl Written {
 
     fn is_kept(&self, slot: usize) -> bool {
         self.matrices.iter().all(|matrix| matrix.slot != slot)
+    }
+}
+
+/// What a body that is written again has of the old one so far.
+pub struct Copied<'w> {
+    /// The old body.
+    pub body: &'w Func,
+    /// Functions that its nodes refer to, by the place of the node, where those were written again.
+    pub inner: &'w BTreeMap<usize, Written>,
+    /// What became of its values.
+    pub values: Vec<Option<ValueId>>,
+    /// Whether what is inside stayed in range.
+    pub flags: Vec<ValueId>,
+}
+
+impl<'w> Copied<'w> {
+    /// The node that makes `value`, and its place.
+    pub fn node_of(&self, value: ValueId) -> Result<(usize, &'w Node), String> {
+        let mut nodes = self.body.nodes.iter().enumerate();
+        let found = nodes.find(|(_, node)| node.results.contains(&value));
+        found.ok_or_else(|| "a value is used before its definition".into())
+    }
+
+    /// Writes the node at `place` as it was, on the new `args`.
+    pub fn node(&mut self, b: &mut Builder<'_>, place: usize, args: &[ValueId]) -> Result<(), String> {
+        let node = &self.body.nodes[place];
+        b.set_span(node.span);
+        let results = match self.inner.get(&place) {
+            Some(written) => {
+                let (results, flag) = written.apply(b, node, args)?;
+                self.flags.push(flag);
+                results
+            }
+            None => b.op(node.op.clone(), args)?,
+        };
+        for (old, new) in node.results.iter().zip(results) {
+            self.put(b, *old, new);
+        }
+        Ok(())
+    }
+
+    /// What the states that watch loops inside are next.
+    pub fn watched(&self, b: &mut Builder<'_>, states: &[ValueId]) -> Result<Vec<ValueId>, String> {
+        let next = |(place, state): (usize, &ValueId)| match self.flags.get(place) {
+            Some(flag) => Watch::all().next(b, *state, *flag),
+            // What nobody needs any more was not written.
+            None => Ok(*state),
+        };
+        states.iter().enumerate().map(next).collect()
+    }
+
+    /// Notes what became of a value, which keeps its name.
+    pub fn put(&mut self, b: &mut Builder<'_>, old: ValueId, new: ValueId) {
+        if let Some(name) = &self.body.values[old.0 as usize].name {
+            b.name(new, name.clone());
+        }
+        self.values[old.0 as usize] = Some(new);
     }
 }
 

@@ -73,8 +73,8 @@ pub struct Nest {
     pub block: Option<(Class, i64)>,
     /// Places of the tile that share what does not depend on them.
     pub n_tokens: i64,
-    /// So much of the first loop at a time, for all places of the tile: what they share stays in the nearest cache. If that
-    /// loop is summed over, the sums so far are in tile memory meanwhile.
+    /// So much of the first loop over results at a time, for all places of the tile: what they share stays in the nearest
+    /// cache. Without such loops, so much of the last, which is summed over: the sums so far are in tile memory meanwhile.
     pub chunk: Option<i64>,
 }
 

@@ -8,7 +8,7 @@ use super::super::body::{inputs_for, outputs_of};
 use super::super::forms::axes_of;
 use super::super::sum::Sum;
 use super::super::watch::{Kind, Watch};
-use super::super::written::{Written, label, spread, unused};
+use super::super::written::{Copied, Written, label, spread, unused};
 use super::Matrix;
 use super::find::Found;
 use super::forms::{Atom, Forms, Power, Product, is_scaled};
@@ -50,15 +50,12 @@ pub fn write(
     let names = ["scale", "in_range"].map(|name| unused(body, name));
     let b = Builder::new(module, format!("{}_scaled", body.name));
     let mut writer = Writer {
-        body,
+        copied: Copied { body, inner, values: vec![None; body.values.len()], flags: vec![] },
         forms: &forms,
-        inner,
-        written: vec![None; body.values.len()],
         kernels: BTreeMap::new(),
         weights: BTreeMap::new(),
         sums: vec![None; forms.sites.len()],
         groups: vec![],
-        flags: vec![],
         b,
     };
     let states = writer.inputs(carry, &matrices, &watches, &names)?;
@@ -83,14 +80,7 @@ pub fn write(
         let size = writer.b.unary(ScalarOp::Abs, value)?;
         seen.push(watch.next(&mut writer.b, states[place], size)?);
     }
-    let flags = std::mem::take(&mut writer.flags);
-    for (place, state) in states[n_groups..].iter().enumerate() {
-        seen.push(match flags.get(place) {
-            Some(flag) => Watch::all().next(&mut writer.b, *state, *flag)?,
-            // What nobody needs any more was not written.
-            None => *state,
-        });
-    }
+    seen.extend(writer.copied.watched(&mut writer.b, &states[n_groups..])?);
     writer.outputs(carry, &matrices, &weights, &seen, &names)?;
     Ok(Written { body: writer.b.finish_at(body.span), watches, matrices, saving: Saving::default() })
 }
@@ -209,17 +199,12 @@ fn watched(forms: &Forms<'_>, matrices: &[Matrix], next: &[Vec<Product>], sites:
 }
 
 struct Writer<'w, 'm> {
-    body: &'w Func,
+    copied: Copied<'w>,
     forms: &'w Forms<'w>,
-    /// The functions that nodes of the body refer to, where those were written again.
-    inner: &'w BTreeMap<usize, Written>,
-    written: Vec<Option<ValueId>>,
     kernels: BTreeMap<usize, ValueId>,
     weights: BTreeMap<(usize, usize), ValueId>,
     sums: Vec<Option<ValueId>>,
     groups: Vec<(Group, ValueId)>,
-    /// Whether what is inside stayed in range.
-    flags: Vec<ValueId>,
     b: Builder<'m>,
 }
 
@@ -232,14 +217,14 @@ impl Writer<'_, '_> {
         watches: &[Watch],
         [scale, in_range]: &[String; 2],
     ) -> Result<Vec<ValueId>, String> {
-        let body = self.body;
+        let body = self.copied.body;
         let is_matrix = |place: usize| matrices.iter().any(|matrix| matrix.slot == place);
         let input = |writer: &mut Self, place: usize| -> Built {
             let input = &body.inputs[place];
             writer.b.input(input.name.clone(), body.values[place].ty.clone(), input.domain)
         };
         for place in (0..carry).filter(|place| !is_matrix(*place)) {
-            self.written[place] = Some(input(self, place)?);
+            self.copied.values[place] = Some(input(self, place)?);
         }
         for matrix in matrices {
             for (number, axes) in matrix.weights.iter().enumerate() {
@@ -249,7 +234,7 @@ impl Writer<'_, '_> {
         }
         let states = inputs_for(&mut self.b, in_range, watches)?;
         for place in carry..body.inputs.len() {
-            self.written[place] = Some(input(self, place)?);
+            self.copied.values[place] = Some(input(self, place)?);
         }
         for matrix in matrices {
             let kernel = input(self, matrix.slot)?;
@@ -268,7 +253,7 @@ impl Writer<'_, '_> {
         [scale, in_range]: &[String; 2],
     ) -> Result<(), String> {
         let is_matrix = |place: usize| matrices.iter().any(|matrix| matrix.slot == place);
-        for (place, out) in self.body.outputs.iter().enumerate() {
+        for (place, out) in self.copied.body.outputs.iter().enumerate() {
             if place == carry {
                 outputs_of(&mut self.b, scale, weights)?;
                 outputs_of(&mut self.b, in_range, seen)?;
@@ -278,7 +263,7 @@ impl Writer<'_, '_> {
                 self.b.output(out.name.clone(), value)?;
             }
         }
-        if self.body.outputs.len() == carry {
+        if self.copied.body.outputs.len() == carry {
             outputs_of(&mut self.b, scale, weights)?;
             outputs_of(&mut self.b, in_range, seen)?;
         }
@@ -287,45 +272,26 @@ impl Writer<'_, '_> {
 
     /// A value of the body that is no matrix.
     fn value(&mut self, value: ValueId) -> Built {
-        if let Some(known) = self.written[value.0 as usize] {
+        if let Some(known) = self.copied.values[value.0 as usize] {
             return Ok(known);
         }
         let form = self.forms.form(value);
         if !is_scaled(form) {
             return self.node(value);
         }
-        let ty = self.body.ty(value).clone();
+        let ty = self.copied.body.ty(value).clone();
         let axes: Vec<usize> = (0..ty.rank()).collect();
         let new = self.product(&Group::of(form.terms(), &axes, &ty.shape, ty.dtype))?;
-        if let Some(name) = &self.body.values[value.0 as usize].name {
-            self.b.name(new, name.clone());
-        }
-        self.written[value.0 as usize] = Some(new);
+        self.copied.put(&mut self.b, value, new);
         Ok(new)
     }
 
     /// The results of the node that makes `value`, as they were.
     fn node(&mut self, value: ValueId) -> Built {
-        let place = self.body.nodes.iter().position(|node| node.results.contains(&value));
-        let place = place.ok_or("a value is used before its definition")?;
-        let node = &self.body.nodes[place];
+        let (place, node) = self.copied.node_of(value)?;
         let args: Result<Vec<ValueId>, String> = node.args.iter().map(|arg| self.value(*arg)).collect();
-        self.b.set_span(node.span);
-        let results = match self.inner.get(&place) {
-            Some(written) => {
-                let (results, flag) = written.apply(&mut self.b, node, &args?)?;
-                self.flags.push(flag);
-                results
-            }
-            None => self.b.op(node.op.clone(), &args?)?,
-        };
-        for (old, new) in node.results.iter().zip(results) {
-            self.written[old.0 as usize] = Some(new);
-            if let Some(name) = &self.body.values[old.0 as usize].name {
-                self.b.name(new, name.clone());
-            }
-        }
-        self.written[value.0 as usize].ok_or_else(|| "a node lacks a result".into())
+        self.copied.node(&mut self.b, place, &args?)?;
+        self.copied.values[value.0 as usize].ok_or_else(|| "a node lacks a result".into())
     }
 
     /// A product that may be needed again.
