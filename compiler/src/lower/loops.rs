@@ -42,7 +42,7 @@ pub struct ReversedLoop {
 
 /// Per node of `func`, whether it is a loop that stays on chip.
 pub fn on_chip(module: &Module, func: FuncId, target: &Target) -> Vec<bool> {
-    let (graph, _) = open_graph(module, func, target);
+    let (graph, _) = open_graph(module, func, target, &|_| true);
     open_loops(&graph, module.func(func).nodes.len())
 }
 
@@ -60,7 +60,7 @@ fn open_loops(graph: &Graph, n_nodes: usize) -> Vec<bool> {
 /// Per value of `func`, whether it is a loop's and a kernel writes it to memory; and what [`on_chip`] says.
 fn places(module: &Module, func: FuncId, target: &Target) -> (Vec<bool>, Vec<bool>) {
     let source = module.func(func);
-    let (graph, axes) = open_graph(module, func, target);
+    let (graph, axes) = open_graph(module, func, target, &|_| true);
     let walk = Walk { graph: &graph, axes: &axes };
     let Cut { is_anchor, clusters, .. } = cut(&walk, target);
     let mut written = BTreeSet::new();

@@ -5,6 +5,7 @@ use super::memory;
 use super::stage_loads::load_in_stages;
 use super::widen::widen;
 use crate::schedule::anchors;
+use crate::schedule::assembled;
 use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
@@ -20,7 +21,7 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::build::Builder;
 use birkhoff_ir::kernel::{Access, ForKind, Func, Index};
 use birkhoff_ir::plan::{Arg, Buffer, BufferId, BufferKind, Contract, Matrix, Program, SizeDecl, Step};
-use birkhoff_ir::tensor::{Attr, DimKind, FuncId, Module, OpKind, TensorType};
+use birkhoff_ir::tensor::{Attr, DimKind, FuncId, Module, OpKind, TensorType, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Builds the plan of `func`, a function of primitives in a bound module.
@@ -49,7 +50,7 @@ pub fn build(module: &Module, func: FuncId, target: &Target) -> Result<Program, 
     }
     let mut outputs = vec![];
     for out in &source.outputs {
-        outputs.push(builder.buffer(&out.name, source.ty(out.value), BufferKind::Output));
+        outputs.push(Some(builder.buffer(&out.name, source.ty(out.value), BufferKind::Output)));
     }
     let steps = builder.func(func, &inputs, &outputs)?;
     let mut program = builder.program;
@@ -101,10 +102,15 @@ impl ProgramBuilder<'_> {
         self.program.sizes.iter().map(|size| size.name.clone()).collect()
     }
 
-    /// The steps of one function on given memory.
-    fn func(&mut self, func: FuncId, inputs: &[Arg], outputs: &[Arg]) -> Result<Vec<Step>, Diagnostic> {
+    /// The steps of one function on given memory; results without memory are there already.
+    fn func(
+        &mut self,
+        func: FuncId,
+        inputs: &[Arg],
+        outputs: &[Option<Arg>],
+    ) -> Result<Vec<Step>, Diagnostic> {
         let module = self.module;
-        let (graph, axes) = open_graph(module, func, self.target);
+        let (graph, axes) = open_graph(module, func, self.target, &|idx| outputs[idx].is_some());
         let walk = Walk { graph: &graph, axes: &axes };
         if let Some(node) = graph.nodes.iter().find(|node| is_unsupported(node.op.kind)) {
             let name = node.op.kind.name();
@@ -113,7 +119,8 @@ impl ProgramBuilder<'_> {
         }
         let Cut { products, is_anchor, clusters } = cut(&walk, self.target);
         let mut places: BTreeMap<V, Arg> = graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
-        places.extend(graph.outputs.iter().map(|(_, value)| *value).zip(outputs.iter().cloned()));
+        places.extend(graph.outputs.iter().map(|(_, value)| *value).zip(outputs.iter().flatten().cloned()));
+        self.place_parts(&graph, &mut places);
         let n_users = count_users(&graph);
         let mut steps = vec![];
         for (idx, cluster) in clusters.iter().enumerate() {
@@ -123,7 +130,9 @@ impl ProgramBuilder<'_> {
                 continue;
             }
             if cluster.is_opaque {
-                self.plan_loop(&walk, cluster.anchors[0], &mut places, &mut steps)?;
+                if graph.nodes[cluster.anchors[0]].op.kind == OpKind::Loop {
+                    self.plan_loop(&walk, cluster.anchors[0], &mut places, &mut steps)?;
+                }
                 continue;
             }
             let writes = values_for_memory(&walk, &is_anchor, &clusters, idx);
@@ -144,6 +153,17 @@ impl ProgramBuilder<'_> {
             steps.push(self.launch(kernel, &places)?);
         }
         Ok(steps)
+    }
+
+    /// The parts of arrays that are put together lie where they belong.
+    fn place_parts(&mut self, graph: &Graph, places: &mut BTreeMap<V, Arg>) {
+        for node in 0..graph.nodes.len() {
+            let Some(parts) = assembled::parts(graph, node) else { continue };
+            let whole = self.place(graph, graph.nodes[node].results[0], places);
+            for (part, offset) in parts {
+                places.insert(part, Arg { buffer: whole.buffer, offset: whole.offset.add(&offset) });
+            }
+        }
     }
 
     /// The memory of a value that something is about to write.
@@ -222,15 +242,26 @@ impl ProgramBuilder<'_> {
         let var: Sym = format!("iter{}", self.n_loops).into();
         self.n_loops += 1;
         let (mut inputs, mut outputs, mut swaps) = (vec![], vec![], vec![]);
-        for (arg, result) in gnode.args.iter().zip(&gnode.results).take(shape.n_carry) {
+        let stacked = self.stacked_states(walk.graph, node, body, places);
+        for (idx, (arg, result)) in gnode.args.iter().zip(&gnode.results).take(shape.n_carry).enumerate() {
             let ty = walk.graph.values[*result].ty.clone();
+            if let Some((_, stack)) = stacked.get(&idx) {
+                let row =
+                    |at: &Dim| Arg { buffer: stack.buffer, offset: stack.offset.add(&at.mul(&ty.n_elems())) };
+                let count = Dim::sym(var.clone());
+                steps.push(self.copy(&ty, place_of(places, *arg)?, stack.clone()));
+                inputs.push(row(&count));
+                outputs.push(Some(row(&count.add(&Dim::constant(1)))));
+                places.insert(*result, row(&shape.trip));
+                continue;
+            }
             let name = walk.graph.values[*result].name.as_deref().unwrap_or("state").to_string();
             let now = self.buffer(&name, &ty, UNPLANNED);
             let next = self.buffer(&format!("{name}_next"), &ty, UNPLANNED);
             steps.push(self.copy(&ty, place_of(places, *arg)?, now.clone()));
             swaps.push((now.buffer, next.buffer));
             inputs.push(now);
-            outputs.push(next);
+            outputs.push(Some(next));
         }
         let iteration = if shape.reverse {
             shape.trip.sub(&Dim::constant(1)).sub(&Dim::sym(var.clone()))
@@ -247,18 +278,26 @@ impl ProgramBuilder<'_> {
             let ty = &walk.graph.values[*arg].ty;
             inputs.push(if is_scanned { slice(&arg_place, ty) } else { arg_place });
         }
-        for result in &gnode.results[shape.n_carry..] {
+        for (idx, result) in gnode.results.iter().enumerate().skip(shape.n_carry) {
+            if let Some((_, stack)) = stacked.values().find(|(of, _)| *of == idx) {
+                places.insert(*result, stack.clone());
+                outputs.push(None);
+                continue;
+            }
             let info = &walk.graph.values[*result];
             let stack = match places.get(result) {
                 Some(place) => place.clone(),
                 None => self.buffer(info.name.as_deref().unwrap_or("stack"), &info.ty.clone(), UNPLANNED),
             };
-            outputs.push(slice(&stack, &info.ty));
+            outputs.push(Some(slice(&stack, &info.ty)));
             places.insert(*result, stack);
         }
         let body_steps = self.func(body, &inputs, &outputs)?;
         steps.push(Step::Loop { var, trip: shape.trip, body: body_steps, swaps });
-        for (result, state) in gnode.results.iter().zip(&inputs).take(shape.n_carry) {
+        for (idx, (result, state)) in gnode.results.iter().zip(&inputs).take(shape.n_carry).enumerate() {
+            if stacked.contains_key(&idx) {
+                continue;
+            }
             match places.get(result).cloned() {
                 Some(wanted) => {
                     let ty = walk.graph.values[*result].ty.clone();
@@ -270,6 +309,42 @@ impl ProgramBuilder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// States of which a loop stacks what they are at the beginning of iterations: each with the position of that result, and
+    /// memory for the stack with the last state behind it. There an iteration finds its state, and behind it leaves the next.
+    fn stacked_states(
+        &mut self,
+        graph: &Graph,
+        node: N,
+        body: FuncId,
+        places: &BTreeMap<V, Arg>,
+    ) -> BTreeMap<usize, (usize, Arg)> {
+        let gnode = &graph.nodes[node];
+        let shape = LoopShape::of(&gnode.op);
+        let body_outputs = &self.module.func(body).outputs;
+        let mut found = BTreeMap::new();
+        for state in (0..shape.n_carry).filter(|_| !shape.reverse) {
+            let is_stack = |idx: &usize| body_outputs[*idx].value == ValueId(state as u32);
+            let Some(stack) = (shape.n_carry..gnode.results.len()).find(is_stack) else { continue };
+            let (value, last) = (gnode.results[stack], gnode.results[state]);
+            let info = &graph.values[value];
+            let n_elems = info.ty.n_elems();
+            let memory = match (places.get(&value), places.get(&last)) {
+                (Some(rows), Some(last)) => {
+                    let is_behind = last.buffer == rows.buffer && last.offset == rows.offset.add(&n_elems);
+                    is_behind.then(|| rows.clone())
+                }
+                (None, None) => {
+                    let mut ty = info.ty.clone();
+                    ty.shape[0] = ty.shape[0].add(&Dim::constant(1));
+                    Some(self.buffer(info.name.as_deref().unwrap_or("stack"), &ty, UNPLANNED))
+                }
+                _ => None,
+            };
+            found.extend(memory.map(|memory| (state, (stack, memory))));
+        }
+        found
     }
 
     /// A launch that copies a dense array.
@@ -315,7 +390,9 @@ fn slab(graph: &Graph, value: V) -> Option<(V, Dim)> {
     let gnode = &graph.nodes[def];
     let [Attr::Int(0), Attr::Dim(start), _] = gnode.op.attrs.as_slice() else { return None };
     let source = *gnode.args.first().filter(|_| gnode.op.kind == OpKind::Slice)?;
-    let is_memory = graph.def(source).is_none_or(|(def, _)| graph.nodes[def].op.kind == OpKind::Loop);
+    let is_memory = graph.def(source).is_none_or(|(def, _)| {
+        graph.nodes[def].op.kind == OpKind::Loop || assembled::parts(graph, def).is_some()
+    });
     let slice = graph.values[source].ty.shape.iter().skip(1).fold(Dim::constant(1), |n, dim| n.mul(dim));
     is_memory.then(|| (source, start.mul(&slice)))
 }
@@ -324,11 +401,16 @@ fn place_of(places: &BTreeMap<V, Arg>, value: V) -> Result<Arg, Diagnostic> {
     places.get(&value).cloned().ok_or_else(|| Diagnostic::verify("a loop reads a value that has no memory"))
 }
 
-/// The graph of `func`, with those loops inlined that can stay on chip.
-pub(super) fn open_graph(module: &Module, func: FuncId, target: &Target) -> (Graph, Axes) {
+/// The graph of those results of `func` that `is_wanted` names, with those loops inlined that can stay on chip.
+pub(super) fn open_graph(
+    module: &Module,
+    func: FuncId,
+    target: &Target,
+    is_wanted: &dyn Fn(usize) -> bool,
+) -> (Graph, Axes) {
     let mut opaque: BTreeSet<LoopPath> = BTreeSet::new();
     loop {
-        let mut graph = Graph::new(module, func, &opaque);
+        let mut graph = Graph::new(module, func, &opaque, is_wanted);
         let axes = Axes::new(&graph);
         let walk = Walk { graph: &graph, axes: &axes };
         let too_large = (0..graph.nodes.len())
@@ -369,7 +451,7 @@ pub(super) fn cut(walk: &Walk<'_>, target: &Target) -> Cut {
     let is_anchor = anchors::find(walk, &kept_values(graph, &products), target.lanes);
     let is_opaque = |node: N| {
         let is_closed = graph.nodes[node].op.kind == OpKind::Loop && graph.nodes[node].body.is_none();
-        is_closed || products.contains_key(&node)
+        is_closed || products.contains_key(&node) || assembled::parts(graph, node).is_some()
     };
     let clusters = partition(walk, &is_anchor, &is_opaque);
     Cut { products, is_anchor, clusters }
@@ -416,7 +498,10 @@ fn kept_values(graph: &Graph, products: &BTreeMap<N, Product>) -> BTreeSet<V> {
     let mut kept: BTreeSet<V> = graph.outputs.iter().map(|(_, value)| *value).collect();
     kept.extend(graph.regions.iter().flat_map(|region| region.outputs.iter().copied()));
     kept.extend(products.values().flat_map(|product| &product.factors).map(|part| part.value));
-    for node in &graph.nodes {
+    for (idx, node) in graph.nodes.iter().enumerate() {
+        if let Some(parts) = assembled::parts(graph, idx) {
+            kept.extend(node.results.iter().copied().chain(parts.into_iter().map(|(part, _)| part)));
+        }
         if node.op.kind == OpKind::Loop && node.body.is_none() {
             let n_carry = LoopShape::of(&node.op).n_carry;
             kept.extend(&node.args[..n_carry]);

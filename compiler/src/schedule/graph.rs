@@ -107,8 +107,13 @@ pub struct Graph {
 pub type LoopPath = Vec<u32>;
 
 impl Graph {
-    /// The graph of `func`, with the loops at `opaque` paths left closed.
-    pub fn new(module: &Module, func: FuncId, opaque: &BTreeSet<LoopPath>) -> Graph {
+    /// The graph of `func`, with the loops at `opaque` paths left closed, and those of its results that `is_wanted` names.
+    pub fn new(
+        module: &Module,
+        func: FuncId,
+        opaque: &BTreeSet<LoopPath>,
+        is_wanted: &dyn Fn(usize) -> bool,
+    ) -> Graph {
         let mut graph = Graph { regions: vec![Region::default()], ..Graph::default() };
         let source = module.func(func);
         let mut args = vec![];
@@ -118,8 +123,11 @@ impl Graph {
         }
         graph.inputs = args.clone();
         let outputs = graph.add_func(module, func, args, 0, &mut vec![], opaque);
+        let wanted =
+            |(idx, value): (usize, V)| is_wanted(idx).then_some((source.outputs[idx].name.clone(), value));
+        let (names, outputs): (Vec<Sym>, Vec<V>) = outputs.into_iter().enumerate().filter_map(wanted).unzip();
         let outputs = graph.own_outputs(outputs, 0);
-        graph.outputs = source.outputs.iter().map(|out| out.name.clone()).zip(outputs).collect();
+        graph.outputs = names.into_iter().zip(outputs).collect();
         graph
     }
 

@@ -1,6 +1,7 @@
 //! From a function of primitives to kernels: what is computed together, in which loops, and what stays on chip.
 
 pub mod anchors;
+pub mod assembled;
 pub mod axes;
 pub mod chunks;
 pub mod cluster;

@@ -5,17 +5,21 @@
 //! stands at the end of the iteration before, and once in front of the loop; what comes after them in the last iteration
 //! stands behind it. A stream that one layer writes and the next one reads is then read while it is on chip.
 //!
-//! Assumes that the module verifies. Whether it pays is for a cost model to say. Loops that stack slices, that run backwards,
-//! and those of an unknown trip count or fewer than two iterations stay as they are.
+//! A loop that stacks slices gives what it stacks in both places: rows of the loop, and of the iteration outside of it a row
+//! that is put in front of them or behind (`schedule/assembled.rs` has it written there).
+//!
+//! Assumes that the module verifies. Whether it pays is for a cost model to say. Loops of an unknown trip count or fewer than
+//! two iterations stay as they are.
 
-use crate::cost::default_sizes;
+mod cut;
+
 use crate::expand::expand;
-use crate::schedule::graph::{Graph, LoopPath, LoopShape, N};
-use crate::schedule::products::large_product;
+use crate::schedule::graph::LoopShape;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::tensor::build::Builder;
 use birkhoff_ir::tensor::inline::live;
-use birkhoff_ir::tensor::{Attr, Def, Func, FuncId, Module, Node, OpKind, ValueId};
+use birkhoff_ir::tensor::{Attr, Def, Func, FuncId, Module, Node, Op, OpKind, ValueId};
+use cut::{Cut, ancestors, is_free};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The module with the rotated function in place of `func`; `None` if no loop of it can be rotated.
@@ -71,7 +75,7 @@ fn mapped(map: &ValueMap, values: &[ValueId]) -> Result<Vec<ValueId>, String> {
     let known = |value: &ValueId| map.get(value).copied();
     values
         .iter()
-        .map(|value| known(value).ok_or_else(|| "a value is used before its definition".to_string()))
+        .map(|value| known(value).ok_or_else(|| format!("value {} is used before its definition", value.0)))
         .collect()
 }
 
@@ -86,6 +90,8 @@ struct Halves {
     late: Vec<usize>,
     /// What `late` and the next state read of the beginning: state, and results of `early`.
     cut: Vec<ValueId>,
+    /// Positions of stacked results that the beginning of an iteration gives; the end gives the others.
+    early_rows: BTreeSet<usize>,
 }
 
 impl Halves {
@@ -98,27 +104,26 @@ impl Halves {
         let trip = shape.trip.as_const().filter(|trip| *trip >= 2)?;
         let id = node.op.body()?;
         let body = module.func(id).clone();
-        if shape.reverse || node.results.len() != shape.n_carry {
-            return None;
-        }
-        let mut waits = waiting(module, id);
-        let (mut is_late, mut cut) = cut_before(&body, &shape, &waits);
-        let products = read_by_products(module, id, &body);
-        while let Some(sinks) =
-            cut.iter().find_map(|value| sinking(module, &body, &shape, &cut, &products, *value))
-        {
-            waits[sinks] = true;
-            (is_late, cut) = cut_before(&body, &shape, &waits);
-        }
+        let Cut { is_late, waits, values: cut } = Cut::new(module, id, &shape);
         let late: Vec<usize> = (0..body.nodes.len()).filter(|place| is_late[*place]).collect();
-        let early = ancestors(&body, &cut);
+        let is_early = |idx: &usize| {
+            let value = body.outputs[*idx].value;
+            let at_end = match body.values[value.0 as usize].def {
+                Def::Input(slot) => slot as usize >= shape.n_carry,
+                Def::Node { node, .. } => is_late[node as usize],
+            };
+            !at_end && !cut.contains(&value)
+        };
+        let early_rows: BTreeSet<usize> = (shape.n_carry..body.outputs.len()).filter(is_early).collect();
+        let early_values = early_rows.iter().map(|idx| body.outputs[*idx].value);
+        let early = ancestors(&body, &cut.iter().copied().chain(early_values).collect());
         let is_work = |place: &usize| !is_free(body.nodes[*place].op.kind);
         let is_cut_by_products = waits.iter().any(|waits| *waits);
         (is_cut_by_products && reads_state_in_sums(&body, &shape, &early) && late.iter().any(is_work))
-            .then(|| Halves { body, shape, trip, early, late, cut: cut.into_iter().collect() })
+            .then(|| Halves { body, shape, trip, early, late, cut: cut.into_iter().collect(), early_rows })
     }
 
-    /// Emits the rotated loop with what is before and behind it; returns the last state.
+    /// Emits the rotated loop with what is before and behind it; returns what the loop returned.
     fn rotated(
         &self,
         builder: &mut Builder<'_>,
@@ -127,32 +132,56 @@ impl Halves {
     ) -> Result<Vec<ValueId>, String> {
         let (n_carry, n_scan) = (self.shape.n_carry, self.shape.n_scan);
         let (scanned, rest) = (&args[n_carry..n_carry + n_scan], &args[n_carry + n_scan..]);
+        let (first_slice, last_slice) =
+            if self.shape.reverse { (self.trip - 1, 0) } else { (0, self.trip - 1) };
         // Before the loop: the beginning of the first iteration.
         let mut first: ValueMap = self.inputs(0..n_carry).zip(args.iter().copied()).collect();
         first.extend(self.inputs(n_carry + n_scan..args.len()).zip(rest.iter().copied()));
-        self.slices(builder, scanned, 0, &mut first)?;
+        self.slices(builder, scanned, first_slice, &mut first)?;
         self.copy(builder, &self.early, &mut first)?;
         let state = mapped(&first, &self.cut)?;
 
         let body = self.new_body(builder)?;
+        // The end is that of all iterations but the last, the beginning that of all but the first.
+        let starts = if self.shape.reverse { [1, 0] } else { [0, 1] };
         let mut operands = vec![];
-        for (start, inputs) in [(0, self.scans_of(&self.late)), (1, self.scans_of(&self.early))] {
+        for (start, inputs) in starts.into_iter().zip([self.late_scans(), self.early_scans()]) {
             for slot in inputs {
                 let end = Dim::constant(start + self.trip - 1);
                 operands.push(builder.slice(args[slot], 0, Dim::constant(start), end)?);
             }
         }
         builder.set_span(node.span);
-        let trip = Attr::Dim(Dim::constant(self.trip - 1));
-        let state = builder.loop_op(body, trip, &state, &operands, rest)?;
+        let attrs = vec![
+            Attr::Func(body),
+            Attr::Dim(Dim::constant(self.trip - 1)),
+            Attr::Int(state.len() as i64),
+            Attr::Int(operands.len() as i64),
+            Attr::Bool(self.shape.reverse),
+        ];
+        let all: Vec<ValueId> = state.iter().chain(&operands).chain(rest).copied().collect();
+        let mut found = builder.op(Op::new(OpKind::Loop, attrs), &all)?;
+        let rows = found.split_off(state.len());
 
         // Behind it: the end of the last iteration.
         let mut last: ValueMap =
             self.inputs(n_carry + n_scan..args.len()).zip(rest.iter().copied()).collect();
-        last.extend(self.cut.iter().copied().zip(state));
-        self.slices(builder, scanned, self.trip - 1, &mut last)?;
+        last.extend(self.cut.iter().copied().zip(found));
+        self.slices(builder, scanned, last_slice, &mut last)?;
         self.copy(builder, &self.late, &mut last)?;
-        mapped(&last, &self.body.outputs.iter().map(|out| out.value).collect::<Vec<_>>())
+        let outputs: Vec<ValueId> = self.body.outputs.iter().map(|out| out.value).collect();
+        let mut results = mapped(&last, &outputs[..n_carry])?;
+        for ((idx, value), rows) in outputs.iter().enumerate().skip(n_carry).zip(rows) {
+            let is_early = self.early_rows.contains(&idx);
+            let row = mapped(if is_early { &first } else { &last }, &[*value])?[0];
+            let mut shape = builder.ty(row).shape.clone();
+            shape.insert(0, Dim::constant(1));
+            let row = builder.reshape(row, shape)?;
+            // The first iteration has the first slice, or the last one if slices are taken backwards.
+            let parts = if is_early != self.shape.reverse { [row, rows] } else { [rows, row] };
+            results.push(builder.op(Op::new(OpKind::Concat, vec![Attr::Int(0)]), &parts)?[0]);
+        }
+        Ok(results)
     }
 
     /// The end of one iteration and the beginning of the next.
@@ -168,9 +197,7 @@ impl Halves {
                 now.insert(*value, add(*value)?);
             }
             let mut next = ValueMap::new();
-            for (scans, map) in
-                [(self.scans_of(&self.late), &mut now), (self.scans_of(&self.early), &mut next)]
-            {
+            for (scans, map) in [(self.late_scans(), &mut now), (self.early_scans(), &mut next)] {
                 for slot in scans {
                     let value = ValueId(slot as u32);
                     map.insert(value, add(value)?);
@@ -182,11 +209,15 @@ impl Halves {
                 next.insert(value, same);
             }
             self.copy(inner, &self.late, &mut now)?;
-            let outputs: Vec<ValueId> = self.body.outputs.iter().map(|out| out.value).collect();
-            next.extend(self.inputs(0..n_carry).zip(mapped(&now, &outputs)?));
+            let states: Vec<ValueId> = self.body.outputs[..n_carry].iter().map(|out| out.value).collect();
+            next.extend(self.inputs(0..n_carry).zip(mapped(&now, &states)?));
             self.copy(inner, &self.early, &mut next)?;
             for value in mapped(&next, &self.cut)? {
                 inner.fresh_output("next", value)?;
+            }
+            for (idx, out) in self.body.outputs.iter().enumerate().skip(n_carry) {
+                let map = if self.early_rows.contains(&idx) { &next } else { &now };
+                inner.fresh_output(&out.name, mapped(map, &[out.value])?[0])?;
             }
             Ok(())
         })
@@ -196,14 +227,24 @@ impl Halves {
         slots.map(|slot| ValueId(slot as u32))
     }
 
-    /// Positions of the scanned operands that some of `nodes` read.
-    fn scans_of(&self, nodes: &[usize]) -> Vec<usize> {
+    /// Positions of the scanned operands that the end reads or returns.
+    fn late_scans(&self) -> Vec<usize> {
+        let returned = |slot: usize| self.body.outputs.iter().any(|out| out.value == ValueId(slot as u32));
+        self.scans(|slot| returned(slot) || self.is_read(slot, &self.late))
+    }
+
+    /// Positions of the scanned operands that the beginning reads.
+    fn early_scans(&self) -> Vec<usize> {
+        self.scans(|slot| self.is_read(slot, &self.early))
+    }
+
+    fn scans(&self, is_wanted: impl Fn(usize) -> bool) -> Vec<usize> {
         let first = self.shape.n_carry;
-        let is_read = |slot: &usize| {
-            let reads = |node: &usize| self.body.nodes[*node].args.contains(&ValueId(*slot as u32));
-            nodes.iter().any(reads)
-        };
-        (first..first + self.shape.n_scan).filter(is_read).collect()
+        (first..first + self.shape.n_scan).filter(|slot| is_wanted(*slot)).collect()
+    }
+
+    fn is_read(&self, slot: usize, nodes: &[usize]) -> bool {
+        nodes.iter().any(|node| self.body.nodes[*node].args.contains(&ValueId(slot as u32)))
     }
 
     /// Slice `at` of every scanned operand.
@@ -240,119 +281,6 @@ impl Halves {
     }
 }
 
-/// Given the nodes that wait for products: all nodes of the end of an iteration, with what is free to compute again, and the
-/// values of its beginning that they and the next state read.
-fn cut_before(body: &Func, shape: &LoopShape, waits: &[bool]) -> (Vec<bool>, BTreeSet<ValueId>) {
-    let mut is_late = waits.to_vec();
-    let mut cut: BTreeSet<ValueId> = BTreeSet::new();
-    let late_args = (0..body.nodes.len()).filter(|place| waits[*place]).flat_map(|n| &body.nodes[n].args);
-    let mut open: Vec<ValueId> =
-        late_args.chain(body.outputs.iter().map(|out| &out.value)).copied().collect();
-    while let Some(value) = open.pop() {
-        match body.values[value.0 as usize].def {
-            Def::Input(slot) if (slot as usize) < shape.n_carry => {
-                cut.insert(value);
-            }
-            Def::Input(_) => {}
-            Def::Node { node, .. } if waits[node as usize] => {}
-            Def::Node { node, .. } if is_free(body.nodes[node as usize].op.kind) => {
-                is_late[node as usize] = true;
-                open.extend(&body.nodes[node as usize].args);
-            }
-            Def::Node { .. } => {
-                cut.insert(value);
-            }
-        }
-    }
-    (is_late, cut)
-}
-
-/// The node of a value of the cut that had better stand at the end: a stream that is made of the state and a handful of
-/// coefficients. Then the state itself is handed on, which is there anyway, and whoever reads it next finds it computed.
-fn sinking(
-    module: &Module,
-    body: &Func,
-    shape: &LoopShape,
-    cut: &BTreeSet<ValueId>,
-    products: &BTreeSet<ValueId>,
-    value: ValueId,
-) -> Option<usize> {
-    /// So many times as large as a coefficient is a stream.
-    const STREAM: i64 = 8;
-    let Def::Node { node, .. } = body.values[value.0 as usize].def else { return None };
-    let sizes = default_sizes(module);
-    let elems = |value: ValueId| body.ty(value).n_elems().eval(&sizes).unwrap_or(i64::MAX);
-    let is_state = |arg: ValueId| (arg.0 as usize) < shape.n_carry;
-    let args = &body.nodes[node as usize].args;
-    let fits = |arg: &ValueId| {
-        is_state(*arg) || cut.contains(arg) || elems(*arg).saturating_mul(STREAM) <= elems(value)
-    };
-    let is_made_of_state = args.iter().any(|arg| is_state(*arg)) && args.iter().all(fits);
-    (is_made_of_state && !products.contains(&value)).then_some(node as usize)
-}
-
-/// What large products read, through ops that are free.
-fn read_by_products(module: &Module, id: FuncId, body: &Func) -> BTreeSet<ValueId> {
-    let graph = closed_graph(module, id);
-    let mut read = BTreeSet::new();
-    let mut open: Vec<ValueId> = vec![];
-    for (place, node) in body.nodes.iter().enumerate() {
-        if is_product(&graph, place) {
-            open.extend(&node.args);
-        }
-    }
-    while let Some(value) = open.pop() {
-        read.insert(value);
-        if let Some((node, _)) = body.def(value)
-            && is_free(node.op.kind)
-        {
-            open.extend(&node.args);
-        }
-    }
-    read
-}
-
-/// The graph of a body with all its loops closed: its nodes are those of the function, in order.
-fn closed_graph(module: &Module, body: FuncId) -> Graph {
-    let n_nodes = module.func(body).nodes.len() as u32;
-    let closed: BTreeSet<LoopPath> = (0..n_nodes).map(|place| vec![place]).collect();
-    Graph::new(module, body, &closed)
-}
-
-/// For every node of a body, whether it is a large product or waits for one.
-fn waiting(module: &Module, body: FuncId) -> Vec<bool> {
-    let func = module.func(body);
-    let graph = closed_graph(module, body);
-    let mut waits = vec![false; func.nodes.len()];
-    for (place, node) in func.nodes.iter().enumerate() {
-        let waits_for_args = node.args.iter().any(|arg| match func.values[arg.0 as usize].def {
-            Def::Node { node, .. } => waits[node as usize],
-            Def::Input(_) => false,
-        });
-        waits[place] = waits_for_args || is_product(&graph, place);
-    }
-    waits
-}
-
-fn is_product(graph: &Graph, node: N) -> bool {
-    large_product(graph, node).is_some()
-}
-
-/// Nodes that `values` come from, in order.
-fn ancestors(body: &Func, values: &BTreeSet<ValueId>) -> Vec<usize> {
-    let mut needed = vec![false; body.nodes.len()];
-    let mut open: Vec<ValueId> = values.iter().copied().collect();
-    while let Some(value) = open.pop() {
-        if let Def::Node { node, .. } = body.values[value.0 as usize].def
-            && !needed[node as usize]
-        {
-            needed[node as usize] = true;
-            open.extend(&body.nodes[node as usize].args);
-        }
-    }
-    (0..body.nodes.len()).filter(|node| needed[*node]).collect()
-}
-
 /// Whether the beginning sums over the state: else it fuses with whatever reads it, and nothing is gained.
 fn reads_state_in_sums(body: &Func, shape: &LoopShape, early: &[usize]) -> bool {
     let mut from_state = vec![false; body.values.len()];
@@ -365,9 +293,4 @@ fn reads_state_in_sums(body: &Func, shape: &LoopShape, early: &[usize]) -> bool 
         node.results.iter().for_each(|result| from_state[result.0 as usize] = reads);
     }
     sums
-}
-
-/// True for ops that are computed again rather than handed on: they cost nothing, and their results are larger.
-fn is_free(kind: OpKind) -> bool {
-    matches!(kind, OpKind::Const | OpKind::Iota | OpKind::Broadcast | OpKind::Reshape)
 }

@@ -1,0 +1,64 @@
+//! Concatenations that nobody computes, because their parts are written where they belong.
+//!
+//! In: a graph. Out: for a concatenation along the first axis of what goes to memory anyway, the value that each part is and
+//! the place of its first element. A part is whole rows, so it is a dense array wherever it begins; what else reads it reads
+//! it there. This is how the slices that a rotated loop stacks, and those of the iteration outside of it, become one array.
+//!
+//! Deliberately absent: concatenations of anything else; those are computed where they are read.
+
+use super::graph::{Graph, N, Source, V};
+use birkhoff_ir::dim::Dim;
+use birkhoff_ir::tensor::{Attr, OpKind};
+use std::collections::BTreeSet;
+
+/// The parts of `node`, in order, each with its place; `None` if `node` is no such concatenation.
+pub fn parts(graph: &Graph, node: N) -> Option<Vec<(V, Dim)>> {
+    let gnode = &graph.nodes[node];
+    if gnode.op.kind != OpKind::Concat || gnode.region != 0 || gnode.op.attrs.first() != Some(&Attr::Int(0)) {
+        return None;
+    }
+    let mut found = vec![];
+    let mut offset = Dim::default();
+    for arg in &gnode.args {
+        found.push((behind_reshapes(graph, *arg), offset.clone()));
+        offset = offset.add(&graph.values[*arg].ty.n_elems());
+    }
+    let is_stack = |value: V| graph.def(value).is_some_and(|(def, result)| is_stacked(graph, def, result));
+    let distinct: BTreeSet<V> = found.iter().map(|(value, _)| *value).collect();
+    let is_free = |value: &V| {
+        let is_output = graph.outputs.iter().any(|(_, out)| out == value);
+        matches!(graph.values[*value].source, Source::Node(def, _) if graph.nodes[def].region == 0)
+            && !is_output
+            && graph.values[*value].gap == 0
+            && n_concatenations(graph, *value) == 1
+    };
+    let is_assembled = distinct.len() == found.len()
+        && found.iter().any(|(value, _)| is_stack(*value))
+        && distinct.iter().all(is_free);
+    is_assembled.then_some(found)
+}
+
+/// Whether result `result` of `node` is what a loop of the plan stacks.
+fn is_stacked(graph: &Graph, node: N, result: usize) -> bool {
+    let gnode = &graph.nodes[node];
+    gnode.op.kind == OpKind::Loop
+        && gnode.body.is_none()
+        && result >= super::graph::LoopShape::of(&gnode.op).n_carry
+}
+
+/// The value of which `value` is another shape.
+fn behind_reshapes(graph: &Graph, mut value: V) -> V {
+    while let Some((def, _)) = graph.def(value)
+        && graph.nodes[def].op.kind == OpKind::Reshape
+    {
+        value = graph.nodes[def].args[0];
+    }
+    value
+}
+
+/// How many concatenations `value` is a part of.
+fn n_concatenations(graph: &Graph, value: V) -> usize {
+    let concatenations = graph.nodes.iter().filter(|node| node.op.kind == OpKind::Concat);
+    let parts = concatenations.flat_map(|node| &node.args);
+    parts.filter(|arg| behind_reshapes(graph, **arg) == value).count()
+}
