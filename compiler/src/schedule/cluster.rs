@@ -2,15 +2,16 @@
 //!
 //! In: a graph, its classes and anchors. Out: clusters in launch order. The anchors of a cluster share *batch* classes, along
 //! which the kernel's tiles are cut: every value that passes between them inside is read at the very batch place where it
-//! was written. Greedy, in program order, but a loop that makes slices for one other loop alone comes next to that one: an
-//! anchor joins the kernel of what it reads if it can, else one that reads the same memory, else it starts a kernel.
+//! was written. Greedy, in the order of [`super::order`]: an anchor joins the kernel of what it reads if it can, else one that
+//! reads the same memory, else it starts a kernel.
 
 use super::axes::Class;
 use super::chunks::cut;
 use super::graph::{N, Source, V};
+use super::order::{Order, Turn};
 use super::walk::Walk;
 use birkhoff_ir::dim::Dim;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// A kernel to be: anchors in program order.
 #[derive(Clone, Debug, Default)]
@@ -135,9 +136,10 @@ pub fn partition(walk: &Walk<'_>, is_anchor: &[bool], opaque: &dyn Fn(N) -> bool
     let graph = walk.graph;
     let mut clusters: Vec<Cluster> = vec![];
     let mut cluster_of: Vec<Option<usize>> = vec![None; graph.nodes.len()];
-    for (node, reader) in order_of(walk, is_anchor) {
-        let mut deps = anchor_deps(walk, is_anchor, node);
-        deps.extend(reader.into_iter().flat_map(|reader| anchor_deps(walk, is_anchor, reader)));
+    let Order { turns, deps: deps_of } = Order::new(walk, is_anchor, opaque);
+    for Turn { node, reader } in turns {
+        let mut deps = deps_of[&node].clone();
+        deps.extend(reader.into_iter().flat_map(|reader| &deps_of[&reader]));
         let earliest = deps.iter().filter_map(|dep| cluster_of[*dep]).max();
         if opaque(node) {
             cluster_of[node] = Some(clusters.len());
@@ -166,49 +168,6 @@ pub fn partition(walk: &Walk<'_>, is_anchor: &[bool], opaque: &dyn Fn(N) -> bool
         }
     }
     clusters
-}
-
-/// The anchors of the function in program order; but a loop that only stacks slices, all for one other loop, comes right
-/// before that one, which is given with it. Then both can be in one kernel, and the stack stays on chip: this is what a
-/// second run of a loop is for.
-fn order_of(walk: &Walk<'_>, is_anchor: &[bool]) -> Vec<(N, Option<N>)> {
-    let graph = walk.graph;
-    let anchors: Vec<N> =
-        (0..graph.nodes.len()).filter(|node| is_anchor[*node] && graph.nodes[*node].region == 0).collect();
-    let users = graph.users();
-    let only_stacks = |node: &N| {
-        let gnode = &graph.nodes[*node];
-        let Some(body) = gnode.body else { return false };
-        let is_kept = |value: &V| graph.outputs.iter().any(|(_, out)| out == value);
-        gnode.results[..graph.regions[body].n_carry].iter().all(|state| users[*state].is_empty())
-            && !gnode.results.iter().any(is_kept)
-    };
-    let waiting: Vec<N> = anchors.iter().copied().filter(only_stacks).collect();
-    let mut before: BTreeMap<N, Vec<N>> = BTreeMap::new();
-    if !waiting.is_empty() {
-        let deps: Vec<BTreeSet<N>> = anchors.iter().map(|node| anchor_deps(walk, is_anchor, *node)).collect();
-        for node in waiting {
-            let mut readers = anchors.iter().zip(&deps).filter(|(_, deps)| deps.contains(&node));
-            if let (Some((reader, _)), None) = (readers.next(), readers.next())
-                && graph.nodes[*reader].body.is_some()
-            {
-                before.entry(*reader).or_default().push(node);
-            }
-        }
-    }
-    let moved: BTreeSet<N> = before.values().flatten().copied().collect();
-    let mut order = vec![];
-    for node in anchors.into_iter().filter(|node| !moved.contains(node)) {
-        // Those that wait for a loop that waits itself come first.
-        let mut open = vec![(node, None)];
-        let from = order.len();
-        while let Some((node, reader)) = open.pop() {
-            order.push((node, reader));
-            open.extend(before.get(&node).into_iter().flatten().map(|waits| (*waits, Some(node))));
-        }
-        order[from..].reverse();
-    }
-    order
 }
 
 /// Clusters that `node` might join, best first: those of what it reads, then those that read the same memory, then those that are

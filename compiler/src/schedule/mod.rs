@@ -9,6 +9,7 @@ pub mod coords;
 pub mod copies;
 pub mod graph;
 mod nests;
+mod order;
 pub mod phases;
 pub mod products;
 pub mod stages;
