@@ -10,7 +10,7 @@ use birkhoff_ir::tensor::inline::{live, write_out};
 use birkhoff_ir::tensor::random::random_input;
 use birkhoff_ir::tensor::samples::sample;
 use birkhoff_ir::tensor::text::{parse, print};
-use birkhoff_ir::tensor::{Domain, FuncId, Module, OpKind, verify};
+use birkhoff_ir::tensor::{Domain, Func, FuncId, Module, OpKind, verify};
 
 fn sizes() -> SizeEnv {
     SizeEnv::from([("T".into(), 5)])
@@ -215,4 +215,94 @@ fn what_was_dear_to_compute_is_stacked_for_the_reverse_loop() {
     // One forward, and one for the cotangents of each factor; of few terms, one that computes the activations again.
     assert_eq!(contractions_of_layers(16), 3);
     assert_eq!(contractions_of_layers(15), 4);
+}
+
+/// Layers around a branch, and what their states are: results of branches and of layers are stacked, too. `@outer` is three times
+/// as many layers, by a loop over loops that somebody wrote.
+const STACKS: &str = "
+fn @layer(%x: f64[2,16], %w: f64[16,16], %phi: f64[32,2], %gain: f64[16]) -> (x: f64[2,16], h: f64[2], y: f64[16]) {
+  %0 = reshape(%x) {shape=[32]} : f64[32]
+  %raw = contract(%0, %phi) {spec=\"k,ko->o\", dtype=f64} : f64[2]
+  %h = tanh(%raw) : f64[2]
+  %mixed = contract(%h, %x) {spec=\"i,ic->c\", dtype=f64} : f64[16]
+  %1 = mul(%mixed, %gain) : f64[16]
+  %y = contract(%1, %w) {spec=\"c,co->o\", dtype=f64} : f64[16]
+  %2 = sin(%y) : f64[16]
+  %3 = broadcast(%2) {shape=[2,16], axes=[1]} : f64[2,16]
+  %next = add(%x, %3) : f64[2,16]
+  return x = %next, h = %h, y = %y
+}
+
+fn @outer(%x: f64[2,16], %w: f64[N,16,16], %phi: f64[N,32,2], %gain: f64[16]) -> (x: f64[2,16], h: f64[N,2], y: f64[N,16]) {
+  %0, %1, %2 = loop(%x, %w, %phi, %gain) {body=@layer, trip=N, carry=1, scan=2 REVERSE} : f64[2,16], f64[N,2], f64[N,16]
+  return x = %0, h = %1, y = %2
+}
+
+export fn @once(%x: f64[2,16] ~ uniform(-1, 1), %w: f64[N,16,16] ~ uniform(-0.5, 0.5), %phi: f64[N,32,2] ~ uniform(-0.5, 0.5), %gain: f64[16] ~ uniform(0.5, 1.5)) -> (x: f64[2,16], h: f64[N,2], y: f64[N,16]) {
+  %0, %1, %2 = loop(%x, %w, %phi, %gain) {body=@layer, trip=N, carry=1, scan=2 REVERSE} : f64[2,16], f64[N,2], f64[N,16]
+  return x = %0, h = %1, y = %2
+}
+
+export fn @twice(%x: f64[2,16] ~ uniform(-1, 1), %w: f64[3,N,16,16] ~ uniform(-0.5, 0.5), %phi: f64[3,N,32,2] ~ uniform(-0.5, 0.5), %gain: f64[16] ~ uniform(0.5, 1.5)) -> (x: f64[2,16], h: f64[3,N,2], y: f64[3,N,16]) {
+  %0, %1, %2 = loop(%x, %w, %phi, %gain) {body=@outer, trip=3, carry=1, scan=2} : f64[2,16], f64[3,N,2], f64[3,N,16]
+  return x = %0, h = %1, y = %2
+}
+";
+
+/// States that are made again are those that were: gradients are the same, of a loop of blocks (of 6 or 12 iterations), of one block
+/// (of 5), of loops in loops, in either direction.
+#[test]
+fn gradients_over_rebuilt_states_are_those_over_kept_ones() {
+    for (trip, reverse_flag, name) in [
+        (6, "", "once"),
+        (12, ", reverse=true", "once"),
+        (5, "", "once"),
+        (2, ", reverse=true", "twice"),
+        (4, "", "twice"),
+    ] {
+        let text = STACKS.replace('N', &trip.to_string()).replace(" REVERSE", reverse_flag);
+        let module = parse(&text).unwrap_or_else(|errors| panic!("{}", errors.render("stacks", &text)));
+        let gradients = |loops: &str| {
+            let mut module = module.clone();
+            let func = module.find(name).unwrap();
+            let wrt = ["x", "w", "phi", "gain"].map(String::from).to_vec();
+            let ask = Reverse { wrt, of: Of::AllFloats, values: true, loops: loops.into() };
+            let gradient = reverse(&mut module, func, &ask).unwrap();
+            let source = module.func(gradient).clone();
+            let written = live(&write_out(&mut module, &source, &|_| true).unwrap());
+            module.funcs[gradient.0 as usize].exported = false;
+            module.funcs.push(Func { name: "written".into(), ..written });
+            let gradient = FuncId(module.funcs.len() as u32 - 1);
+            verify::verify(&module).unwrap_or_else(|errors| panic!("{errors}\n{}", print(&module)));
+            let inputs = inputs(&module, gradient, 1);
+            (run(&module, gradient, &inputs), module, gradient)
+        };
+        let ((kept, ..), (rebuilt, module, func)) = (gradients("stash"), gradients("rebuild"));
+        for (want, got) in kept.iter().zip(&rebuilt) {
+            for (want, got) in want.to_f64s().iter().zip(got.to_f64s()) {
+                assert!(
+                    (want - got).abs() <= 1e-12 * want.abs().max(1.0),
+                    "{name} {trip}: {got}, not {want}"
+                );
+            }
+        }
+        // Of the states no more are in memory than those of a block and those at the beginnings of blocks.
+        let stacks = |func: FuncId| -> Vec<i64> {
+            let func = module.func(func);
+            let loops = func.nodes.iter().filter(|node| node.op.kind == OpKind::Loop);
+            let results = loops.flat_map(|node| &node.results).map(|value| &func.ty(*value).shape);
+            let states =
+                results.filter(|shape| shape.len() > 2 && shape[shape.len() - 2..] == [2.into(), 16.into()]);
+            states
+                .map(|shape| shape.iter().map(|dim| dim.as_const().unwrap()).product::<i64>() / 32)
+                .collect()
+        };
+        let most = (0..module.funcs.len() as u32).flat_map(|id| stacks(FuncId(id))).max();
+        let blocks = if name == "twice" {
+            trip.max(3)
+        } else {
+            [0, 0, 0, 0, 0, 5, 3, 0, 0, 0, 0, 0, 4][trip as usize]
+        };
+        assert_eq!(most, Some(blocks), "{name} {trip}\n{}", print(&module));
+    }
 }

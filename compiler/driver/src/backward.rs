@@ -5,7 +5,7 @@
 //! of the one before. What is saved is decided when the function is compiled ([`BackwardPlan`]).
 
 use crate::arrays::{Inputs, Outputs, OutputsMut};
-use crate::backward_plan::{Backward, BackwardMemory, BackwardPlan, memory_of, plan};
+use crate::backward_plan::{Backward, BackwardMemory, BackwardPlan, Joint, memory_of, plan};
 use crate::elements::accumulate;
 use crate::error::{Error, Source};
 use crate::function::Function;
@@ -59,21 +59,12 @@ pub fn compile_differentiable(
     let options = Options { pool: Some(pool), ..options.clone() };
     let open = spec.open_signature()?;
     let parts = Parts { n_inputs: open.inputs.len(), n_values: open.outputs.len() };
-    // The iterates that the loop itself stacks can be kept or made again, whichever is found to be better.
-    let gradient =
-        Gradient { wrt: ask.wrt.clone(), cotangents: Cotangents::All, values: true, loops: Loops::Stash };
-    let joint = spec.clone().differentiated(&gradient)?;
-    let until = if options.target == Target::Eval { Stage::Grad } else { Stage::Eqsat };
-    let stages = lower(&joint, &options, until, &mut |_| ())?;
-    let fail = |errors: Diagnostics| spec.error(errors);
-    let of_plan = || fail(Diagnostic::input(Span::NONE, "a plan or kernel cannot be differentiated").into());
-    let optimized = stages.optimized.map(|optimized| (optimized.module, optimized.func));
-    let (module, func) = optimized.or(stages.derived).ok_or_else(of_plan)?;
-    let (module, func) = expand(&module, func).map_err(|message| fail(Diagnostic::verify(message).into()))?;
-    let cotangents: Vec<Sym> =
-        module.func(func).inputs[parts.n_inputs..].iter().map(|input| input.name.clone()).collect();
+    let joint_of = |loops: Loops| joint(spec, &options, ask, loops);
     let given = spec.given_sizes();
-    let plan = plan((&module, func), parts, &given, &options, ask).map_err(fail)?;
+    let fail = |errors: Diagnostics| spec.error(errors);
+    let plan = plan(&joint_of, parts, &given, &options, ask).map_err(fail)?;
+    let floats = open.outputs.iter().filter(|(_, ty)| ty.dtype.is_float());
+    let cotangents = floats.map(|(name, _)| format!("ct.{name}").into()).collect();
     let (module, func) = plan.split.forward.clone();
     let mut forward = compile_primitives(module, func, &options).map_err(fail)?;
     forward.given = given;
@@ -85,6 +76,19 @@ pub fn compile_differentiable(
     // The usual one at once, so that its errors come now.
     function.backward_for(&vec![true; function.cotangents.len()])?;
     Ok(function)
+}
+
+/// The function of values and gradients, in primitives.
+fn joint(spec: &Spec, options: &Options, ask: &Backward, loops: Loops) -> Result<Joint, Diagnostics> {
+    let gradient = Gradient { wrt: ask.wrt.clone(), cotangents: Cotangents::All, values: true, loops };
+    let why = |error: Error| Diagnostics(error.diagnostics().to_vec());
+    let joint = spec.clone().differentiated(&gradient).map_err(why)?;
+    let until = if options.target == Target::Eval { Stage::Grad } else { Stage::Eqsat };
+    let stages = lower(&joint, options, until, &mut |_| ()).map_err(why)?;
+    let of_plan = || Diagnostic::input(Span::NONE, "a plan or kernel cannot be differentiated");
+    let optimized = stages.optimized.map(|optimized| (optimized.module, optimized.func));
+    let (module, func) = optimized.or(stages.derived).ok_or_else(of_plan)?;
+    expand(&module, func).map_err(|message| Diagnostic::verify(message).into())
 }
 
 impl Differentiable {

@@ -41,12 +41,16 @@ pub enum Keep {
     Stash,
     /// The same but for loops that stay on chip: they run again from their input, in the kernel that takes them back.
     Rerun,
+    /// The results of dear work, and the states of long loops every so many iterations: the others are made again from those, a
+    /// block of them at a time.
+    Rebuild,
     /// Nothing: all is computed again from the inputs.
     Nothing,
 }
 
 impl Keep {
-    /// All that say one thing.
+    /// Those that are priced; [`Keep::Rebuild`], for which everything is differentiated again, where it is asked for, or
+    /// the cheapest of these is over the budget.
     const CANDIDATES: [Keep; 3] = [Keep::Stash, Keep::Rerun, Keep::Nothing];
 
     /// Its name in reports.
@@ -55,13 +59,14 @@ impl Keep {
             Keep::Auto => "auto",
             Keep::Stash => "stash",
             Keep::Rerun => "rerun",
+            Keep::Rebuild => "rebuild",
             Keep::Nothing => "nothing",
         }
     }
 
     fn policy(self) -> split::Keep {
         match self {
-            Keep::Auto | Keep::Stash => split::Keep::Dear,
+            Keep::Auto | Keep::Stash | Keep::Rebuild => split::Keep::Dear,
             Keep::Rerun => split::Keep::DearButLoops,
             Keep::Nothing => split::Keep::Nothing,
         }
@@ -74,6 +79,7 @@ impl From<Loops> for Keep {
             Loops::Auto => Keep::Auto,
             Loops::Stash => Keep::Stash,
             Loops::Rerun => Keep::Rerun,
+            Loops::Rebuild => Keep::Rebuild,
         }
     }
 }
@@ -138,43 +144,91 @@ pub struct BackwardPlan {
     pub split: Split,
 }
 
-/// Splits the joint function the cheapest way that the budget allows.
+/// A function of values and gradients.
+pub(crate) type Joint = (Module, FuncId);
+
+/// Splits the joint function the cheapest way that the budget allows. `joint_of` gives it for a way to take loops back.
 ///
-/// Errors: a budget that nothing meets, with the least that can be done.
+/// Errors: those of `joint_of`; a budget that nothing meets, with the least that can be done.
 pub(crate) fn plan(
-    joint: (&Module, FuncId),
+    joint_of: &dyn Fn(Loops) -> Result<Joint, Diagnostics>,
     parts: Parts,
     given: &SizeEnv,
     options: &Options,
     ask: &Backward,
 ) -> Result<BackwardPlan, Diagnostics> {
-    let (module, func) = joint;
-    let defect = |message: String| Diagnostic::verify(format!("splitting: {message}"));
-    let chip = match options.target {
-        // Evaluators keep nothing on chip, and run what has no kernels.
-        Target::Eval => vec![true; module.func(func).nodes.len()],
-        _ => on_chip(module, func, &cost_of(options).target),
-    };
-    let mut sizes = default_sizes(module);
-    sizes.extend(given.iter().map(|(name, size)| (name.clone(), *size)));
+    let mut search =
+        Search { parts, given, options, name: String::new(), candidates: vec![], splits: vec![] };
     let asked = |keep: &Keep| ask.keep == Keep::Auto || ask.keep == *keep;
-    let (mut candidates, mut splits): (Vec<Candidate>, Vec<Split>) = (vec![], vec![]);
-    for keep in Keep::CANDIDATES.into_iter().filter(asked) {
-        let halves = split(module, func, parts, keep.policy(), &chip).map_err(defect)?;
-        if splits.iter().any(|other| other.saved == halves.saved && other.rebuilt == halves.rebuilt) {
-            continue;
-        }
-        let (price, memory) = assess(&halves, &sizes, options)?;
-        candidates.push(Candidate { keep, price, memory });
-        splits.push(halves);
+    let priced: Vec<Keep> = Keep::CANDIDATES.into_iter().filter(asked).collect();
+    if !priced.is_empty() {
+        search.add(&joint_of(Loops::Stash)?, &priced)?;
     }
-    let fits =
-        |candidate: &Candidate| ask.budget_bytes.is_none_or(|budget| candidate.memory.peak_bytes() <= budget);
-    let affordable = candidates.iter().enumerate().filter(|(_, candidate)| fits(candidate));
-    let cheapest = affordable.min_by(|(_, a), (_, b)| a.price.total_cmp(&b.price)).map(|(idx, _)| idx);
-    let taken = cheapest.ok_or_else(|| refusal(&candidates, ask.budget_bytes.unwrap_or(0)))?;
-    let name = module.func(func).name.clone();
-    Ok(BackwardPlan { name, sizes, candidates, taken, split: splits.swap_remove(taken) })
+    let is_over = search
+        .cheapest(None)
+        .is_none_or(|cheapest| ask.budget_bytes.is_some_and(|budget| search.peak_bytes(cheapest) > budget));
+    if is_over && asked(&Keep::Rebuild) {
+        search.add(&joint_of(Loops::Rebuild)?, &[Keep::Rebuild])?;
+    }
+    let taken = search
+        .cheapest(ask.budget_bytes)
+        .ok_or_else(|| refusal(&search.candidates, ask.budget_bytes.unwrap_or(0)))?;
+    let split = search.splits.swap_remove(taken);
+    let sizes = search.sizes(&split.backward.0);
+    Ok(BackwardPlan { name: search.name, sizes, candidates: search.candidates, taken, split })
+}
+
+/// The ways to split that were looked at.
+struct Search<'a> {
+    parts: Parts,
+    given: &'a SizeEnv,
+    options: &'a Options,
+    /// Of the joint function.
+    name: String,
+    candidates: Vec<Candidate>,
+    /// One per candidate.
+    splits: Vec<Split>,
+}
+
+impl Search<'_> {
+    /// Looks at those ways to split `joint` that are new.
+    fn add(&mut self, (module, func): &Joint, ways: &[Keep]) -> Result<(), Diagnostics> {
+        let chip = match self.options.target {
+            // Evaluators keep nothing on chip, and run what has no kernels.
+            Target::Eval => vec![true; module.func(*func).nodes.len()],
+            _ => on_chip(module, *func, &cost_of(self.options).target),
+        };
+        self.name = module.func(*func).name.clone();
+        for keep in ways {
+            let halves = split(module, *func, self.parts, keep.policy(), &chip)
+                .map_err(|message| Diagnostic::verify(format!("splitting: {message}")))?;
+            if self.splits.iter().any(|other| other.saved == halves.saved && other.rebuilt == halves.rebuilt)
+            {
+                continue;
+            }
+            let (price, memory) = assess(&halves, &self.sizes(module), self.options)?;
+            self.candidates.push(Candidate { keep: *keep, price, memory });
+            self.splits.push(halves);
+        }
+        Ok(())
+    }
+
+    fn sizes(&self, module: &Module) -> SizeEnv {
+        let mut sizes = default_sizes(module);
+        sizes.extend(self.given.iter().map(|(name, size)| (name.clone(), *size)));
+        sizes
+    }
+
+    fn peak_bytes(&self, candidate: usize) -> u64 {
+        self.candidates[candidate].memory.peak_bytes()
+    }
+
+    /// The place of the cheapest candidate within the budget.
+    fn cheapest(&self, budget: Option<u64>) -> Option<usize> {
+        let fits = |place: &usize| budget.is_none_or(|budget| self.peak_bytes(*place) <= budget);
+        let price = |place: &usize| self.candidates[*place].price;
+        (0..self.candidates.len()).filter(fits).min_by(|a, b| price(a).total_cmp(&price(b)))
+    }
 }
 
 /// The price of both halves, and the memory of the backward one.

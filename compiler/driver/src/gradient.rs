@@ -32,11 +32,13 @@ pub enum Loops {
     Stash,
     /// Over those of a second run, for which nothing of the first is kept.
     Rerun,
+    /// What was dear to compute is kept, and the state of every so many iterations; the others are made again from those.
+    Rebuild,
 }
 
 impl Loops {
     /// All of them.
-    pub const ALL: [Loops; 3] = [Loops::Auto, Loops::Stash, Loops::Rerun];
+    pub const ALL: [Loops; 4] = [Loops::Auto, Loops::Stash, Loops::Rerun, Loops::Rebuild];
 
     /// Its name on the command line and in IR.
     pub fn name(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Loops {
             Loops::Auto => "auto",
             Loops::Stash => "stash",
             Loops::Rerun => "rerun",
+            Loops::Rebuild => "rebuild",
         }
     }
 }

@@ -65,7 +65,7 @@ impl LoopChoice {
 }
 
 fn is_auto(op: &Op) -> bool {
-    op.kind == OpKind::Vjp && !matches!(op.word("loops"), "stash" | "rerun")
+    op.kind == OpKind::Vjp && op.word("loops") == "auto"
 }
 
 /// Whether something is left to decide.

@@ -433,6 +433,8 @@ pub enum LoopsChoice {
     Stash,
     /// Over those of a second run.
     Rerun,
+    /// Over those made again from some that were kept, and from what was dear to compute.
+    Rebuild,
 }
 
 impl LoopsChoice {
@@ -442,6 +444,7 @@ impl LoopsChoice {
             LoopsChoice::Auto => "auto",
             LoopsChoice::Stash => "stash",
             LoopsChoice::Rerun => "rerun",
+            LoopsChoice::Rebuild => "rebuild",
         }
     }
 }

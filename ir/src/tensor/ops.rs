@@ -167,9 +167,10 @@ op_table! {
     /// A function and the cotangents of its arguments (reverse mode): operands are those of `body`, then cotangents of its
     /// results at the positions `of`, of the results' types; the others' are 0. Results: those of `body`, then the cotangents
     /// of its arguments at the positions `wrt`. `loops` says how its loops are taken back: over iterates that they `stash`, or
-    /// that a second run (`rerun`) stacks, for which nothing of the first is kept; `auto` leaves it to the compiler.
+    /// that a second run (`rerun`) stacks, for which nothing of the first is kept; `rebuild` keeps what was dear to compute and the
+    /// state of every so many iterations, from which it makes the others again; `auto` leaves it to the compiler.
     Vjp "vjp" Variadic("x"),
-        [body: Func; wrt: Axes; of: Axes; loops: Word(&["auto", "stash", "rerun"]), = "auto";],
+        [body: Func; wrt: Axes; of: Axes; loops: Word(&["auto", "stash", "rerun", "rebuild"]), = "auto";],
         Transform(autodiff::vjp_types, autodiff::vjp), Expansion;
 
     // ---- composites: elementwise ------------------------------------------------------------------------------------

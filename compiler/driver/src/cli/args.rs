@@ -112,7 +112,8 @@ pub struct SpecArgs {
     /// Gradients with respect to these inputs, from the cotangents ct.NAME of outputs
     #[arg(long, value_name = "INPUT,..", value_delimiter = ',')]
     pub grad: Vec<String>,
-    /// How loops are differentiated: over iterates that are kept, or over those of a second run
+    /// How loops are differentiated: over iterates that are kept, over those of a second run, or over those rebuilt from a few and
+    /// from what was dear to compute
     #[arg(long, value_name = "HOW", default_value = "auto", value_parser = loops_parser(), requires = "grad")]
     pub loops: Loops,
     /// Print the report as JSON

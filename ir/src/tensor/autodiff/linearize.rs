@@ -47,7 +47,7 @@ pub fn linearize_with(
         let args: Vec<ValueId> = node.args.iter().map(|arg| values[arg.0 as usize]).collect();
         let tangents: Tangents = node.args.iter().map(|arg| pushed[arg.0 as usize]).collect();
         b.set_span(node.span);
-        let given: Option<Vec<ValueId>> = node.results.iter().map(|old| known.get(old).copied()).collect();
+        let given: Vec<Option<ValueId>> = node.results.iter().map(|old| known.get(old).copied()).collect();
         let (results, tangents) = node_tangents(b, node, &args, &tangents, mode, given)?;
         for (idx, old) in node.results.iter().enumerate() {
             values[old.0 as usize] = results[idx];
@@ -69,13 +69,13 @@ fn node_tangents(
     args: &[ValueId],
     tangents: &[Option<ValueId>],
     mode: LoopMode,
-    given: Option<Vec<ValueId>>,
+    given: Vec<Option<ValueId>>,
 ) -> Result<(Vec<ValueId>, Tangents), String> {
     let derivative = node.op.kind.derivative();
     if matches!(derivative, Derivative::ThroughBody) && tangents.iter().any(Option::is_some) {
-        return loops::linearize_loop(b, &node.op, args, tangents, mode);
+        return loops::linearize_loop(b, &node.op, args, tangents, mode, &given);
     }
-    let results = match given {
+    let results = match given.into_iter().collect::<Option<Vec<ValueId>>>() {
         Some(results) => results,
         None => b.op(node.op.clone(), args)?,
     };

@@ -6,6 +6,7 @@
 
 use super::activity::loop_activity;
 use super::linearize::{linearize, linearize_with};
+use super::rebuild::rebuild;
 use super::{LoopMode, Tangents, opens, zeros};
 use crate::tensor::build::Builder;
 use crate::tensor::inline::{live, read_inputs, without_inputs, write_out};
@@ -13,43 +14,78 @@ use crate::tensor::{Attr, Func, FuncId, Node, Op, OpKind, TensorType, ValueId};
 use std::collections::BTreeMap;
 
 /// A loop taken apart.
-struct Loop<'l> {
-    op: &'l Op,
-    args: &'l [ValueId],
-    tangents: &'l [Option<ValueId>],
+pub(super) struct Loop<'l> {
+    pub(super) op: &'l Op,
+    pub(super) args: &'l [ValueId],
+    pub(super) tangents: &'l [Option<ValueId>],
     /// The body in ops with rules.
-    body: Func,
-    carry: usize,
-    scan: usize,
+    pub(super) body: Func,
+    pub(super) carry: usize,
+    pub(super) scan: usize,
     /// Which arguments of the body have a tangent.
     active: Vec<bool>,
     /// Which results of the body have one.
     active_results: Vec<bool>,
+    /// Values of the body that are rather stacked than computed again.
+    pub(super) dear: Vec<ValueId>,
 }
 
 /// Terms of the sums of a contraction that is dear: a few multiplications take no longer than to write a number and read it.
 const DEAR_TERMS: i64 = 16;
 
-/// Results of a loop and their tangents.
+/// Results of a loop and their tangents. Those results that are `known` need not be computed.
 pub fn linearize_loop(
     b: &mut Builder<'_>,
     op: &Op,
     args: &[ValueId],
     tangents: &[Option<ValueId>],
     mode: LoopMode,
+    known: &[Option<ValueId>],
 ) -> Result<(Vec<ValueId>, Tangents), String> {
     let (carry, scan) = op.loop_counts(b.module)?;
-    let body = op.body().and_then(|id| b.module.funcs.get(id.0 as usize)).cloned();
-    let body = body.ok_or("`loop` needs a body")?;
-    let body = write_out(b.module, &body, &opens)?;
-    let given = tangents.iter().map(Option::is_some).collect();
-    let (active, active_results) = loop_activity(b.module, &body, carry, given);
-    let parts = Loop { op, args, tangents, body, carry, scan, active, active_results };
-    if mode == LoopMode::Joint { joint(b, &parts) } else { split(b, &parts, mode) }
+    let body = body_of(b, op)?;
+    let dear = dear(&body);
+    let parts = Loop::new(b, op, args, tangents, body, (carry, scan), dear);
+    match mode {
+        LoopMode::Joint => joint(b, &parts),
+        LoopMode::Rebuild => rebuild(b, parts, known),
+        LoopMode::Stash | LoopMode::Rerun => split(b, &parts, mode, mode),
+    }
 }
 
-impl Loop<'_> {
-    fn name(&self, suffix: &str) -> String {
+/// The body of a loop, in ops with rules.
+pub(super) fn body_of(b: &mut Builder<'_>, op: &Op) -> Result<Func, String> {
+    let body = op.body().and_then(|id| b.module.funcs.get(id.0 as usize)).cloned();
+    write_out(b.module, &body.ok_or("`loop` needs a body")?, &opens)
+}
+
+/// Values of a body that are rather stacked than computed again: of work that grows faster than its results.
+pub(super) fn dear(body: &Func) -> Vec<ValueId> {
+    let is_dear = |node: &&Node| match node.op.kind {
+        OpKind::Solve | OpKind::Qr => true,
+        OpKind::Contract => n_terms(body, node).is_none_or(|terms| terms >= DEAR_TERMS),
+        _ => false,
+    };
+    body.nodes.iter().filter(is_dear).flat_map(|node| node.results.iter().copied()).collect()
+}
+
+impl<'l> Loop<'l> {
+    /// The loop `op` with that body, which is its own or one with more results.
+    pub(super) fn new(
+        b: &Builder<'_>,
+        op: &'l Op,
+        args: &'l [ValueId],
+        tangents: &'l [Option<ValueId>],
+        body: Func,
+        (carry, scan): (usize, usize),
+        dear: Vec<ValueId>,
+    ) -> Loop<'l> {
+        let given = tangents.iter().map(Option::is_some).collect();
+        let (active, active_results) = loop_activity(b.module, &body, carry, given);
+        Loop { op, args, tangents, body, carry, scan, active, active_results, dear }
+    }
+
+    pub(super) fn name(&self, suffix: &str) -> String {
         format!("{}_{suffix}", self.body.name)
     }
 
@@ -58,15 +94,15 @@ impl Loop<'_> {
         range.filter(|pos| self.active[*pos]).collect()
     }
 
-    fn carried(&self) -> std::ops::Range<usize> {
+    pub(super) fn carried(&self) -> std::ops::Range<usize> {
         0..self.carry
     }
 
-    fn scanned(&self) -> std::ops::Range<usize> {
+    pub(super) fn scanned(&self) -> std::ops::Range<usize> {
         self.carry..self.carry + self.scan
     }
 
-    fn kept(&self) -> std::ops::Range<usize> {
+    pub(super) fn kept(&self) -> std::ops::Range<usize> {
         self.carry + self.scan..self.args.len()
     }
 
@@ -91,7 +127,7 @@ impl Loop<'_> {
     }
 
     /// A loop like this one with another body and numbers of operands.
-    fn with_body(&self, body: FuncId, carry: usize, scan: usize) -> Op {
+    pub(super) fn with_body(&self, body: FuncId, carry: usize, scan: usize) -> Op {
         let mut op = self.op.clone();
         op.attrs[0] = Attr::Func(body);
         op.attrs[2] = Attr::Int(carry as i64);
@@ -99,21 +135,11 @@ impl Loop<'_> {
         op
     }
 
-    /// Values of the body that are rather stacked than computed again: of work that grows faster than its results.
-    fn dear(&self) -> Vec<ValueId> {
-        let is_dear = |node: &&Node| match node.op.kind {
-            OpKind::Solve | OpKind::Qr => true,
-            OpKind::Contract => n_terms(&self.body, node).is_none_or(|terms| terms >= DEAR_TERMS),
-            _ => false,
-        };
-        self.body.nodes.iter().filter(is_dear).flat_map(|node| node.results.iter().copied()).collect()
-    }
-
-    fn arg_type(&self, pos: usize) -> TensorType {
+    pub(super) fn arg_type(&self, pos: usize) -> TensorType {
         self.body.values[pos].ty.clone()
     }
 
-    fn input_name(&self, pos: usize) -> String {
+    pub(super) fn input_name(&self, pos: usize) -> String {
         self.body.inputs[pos].name.to_string()
     }
 }
@@ -130,7 +156,7 @@ fn n_terms(body: &Func, node: &Node) -> Option<i64> {
 }
 
 /// Adds arguments like those of the loop's body at `positions`, called by their names with `prefix`.
-fn inputs_like(
+pub(super) fn inputs_like(
     b: &mut Builder<'_>,
     parts: &Loop<'_>,
     prefix: &str,
@@ -204,10 +230,26 @@ fn joint(b: &mut Builder<'_>, parts: &Loop<'_>) -> Result<(Vec<ValueId>, Tangent
     Ok((results, tangents))
 }
 
-/// A loop of the values that stacks iterates, and one of the tangents.
-fn split(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<(Vec<ValueId>, Tangents), String> {
-    let linear = linear_body(b, parts, mode)?;
+/// A loop of the values that stacks iterates, and one of the tangents. Loops inside are taken back as `inner` says.
+pub(super) fn split(
+    b: &mut Builder<'_>,
+    parts: &Loop<'_>,
+    mode: LoopMode,
+    inner: LoopMode,
+) -> Result<(Vec<ValueId>, Tangents), String> {
+    let linear = linear_body(b, parts, inner)?;
     let (results, stacks) = stacking(b, parts, &linear, mode)?;
+    let tangents = linear_loop(b, parts, &linear, stacks)?;
+    Ok((results, tangents))
+}
+
+/// The tangents of the results, by a loop that scans `stacks`: iterates and dear values.
+pub(super) fn linear_loop(
+    b: &mut Builder<'_>,
+    parts: &Loop<'_>,
+    linear: &LinearBody,
+    stacks: Vec<ValueId>,
+) -> Result<Tangents, String> {
     // In the order of the linear body's arguments.
     let mut operands = parts.operand_tangents(b, &parts.active_in(parts.carried()))?;
     let carry = operands.len();
@@ -219,21 +261,21 @@ fn split(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<(Vec<V
     operands.extend(parts.operand_tangents(b, &parts.active_in(parts.kept()))?);
     let op = parts.with_body(linear.body, carry, scan);
     let mut found = b.op(op, &operands)?.into_iter();
-    let mut tangents = vec![None; results.len()];
+    let mut tangents = vec![None; parts.active_results.len()];
     let active = parts.active_in(parts.carried()).into_iter().chain(parts.active_stacks());
     for pos in active {
         tangents[pos] = found.next();
     }
-    Ok((results, tangents))
+    Ok(tangents)
 }
 
 /// A body that is linear in the tangents, and the values that it reads besides.
-struct LinearBody {
+pub(super) struct LinearBody {
     body: FuncId,
     /// Positions of state whose iterates it scans.
-    iterates: Vec<usize>,
+    pub(super) iterates: Vec<usize>,
     /// Values of the plain body that it scans after them.
-    dear: Vec<ValueId>,
+    pub(super) dear: Vec<ValueId>,
     /// Positions of scanned operands that it scans too.
     scanned: Vec<usize>,
     /// Positions of operands that stay the same and that it reads.
@@ -241,11 +283,15 @@ struct LinearBody {
 }
 
 /// Arguments: tangents of the state; iterates, dear values, slices, tangents of slices; the rest, tangents of the rest.
-fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<LinearBody, String> {
+pub(super) fn linear_body(
+    b: &mut Builder<'_>,
+    parts: &Loop<'_>,
+    mode: LoopMode,
+) -> Result<LinearBody, String> {
     let all = |range: std::ops::Range<usize>| range.collect::<Vec<usize>>();
     let n_inputs = parts.args.len();
     let mut n_carried = 0;
-    let dear = parts.dear();
+    let dear = &parts.dear;
     let body = b.nested(&parts.name("linear"), |inner| {
         let mut values = vec![ValueId(0); n_inputs];
         let mut tangents: Tangents = vec![None; n_inputs];
@@ -258,7 +304,7 @@ fn linear_body(b: &mut Builder<'_>, parts: &Loop<'_>, mode: LoopMode) -> Result<
         place(&mut tangents, carried);
         place(&mut known, inputs_like(inner, parts, "", &all(parts.carried()))?);
         let mut given = BTreeMap::new();
-        for value in &dear {
+        for value in dear {
             let name = parts.body.values[value.0 as usize].name.as_ref().map_or("kept", |name| name.as_str());
             given.insert(*value, inner.fresh_input(name, parts.body.ty(*value).clone())?);
         }
@@ -323,18 +369,25 @@ fn stacking(
     }
     let n_plain = body.outputs.len();
     let name = parts.name("stacked");
+    let mut places = vec![];
     let id = b.nested_from(&name, body, |inner| {
         for pos in &linear.iterates {
+            places.push(inner.func().outputs.len());
             inner.fresh_output(&format!("iterate.{}", parts.input_name(*pos)), ValueId(*pos as u32))?;
         }
         for value in &linear.dear {
-            inner.fresh_output("iterate.kept", *value)?;
+            // It may be a result already.
+            let stacked = inner.func().outputs.iter().skip(parts.carry).position(|out| out.value == *value);
+            places.push(stacked.map_or(inner.func().outputs.len(), |pos| parts.carry + pos));
+            if stacked.is_none() {
+                inner.fresh_output("iterate.kept", *value)?;
+            }
         }
         Ok(())
     })?;
     b.module.funcs[id.0 as usize] = live(b.module.func(id));
     let op = parts.with_body(id, parts.carry, parts.scan);
-    let mut found = b.op(op, parts.args)?;
-    let stacks = found.split_off(n_plain);
-    Ok((plain.unwrap_or(found), stacks))
+    let found = b.op(op, parts.args)?;
+    let stacks = places.into_iter().map(|place| found[place]).collect();
+    Ok((plain.unwrap_or_else(|| found[..n_plain].to_vec()), stacks))
 }

@@ -21,6 +21,7 @@ mod activity;
 pub mod functions;
 mod linearize;
 mod loops;
+mod rebuild;
 pub mod rules;
 mod scalar;
 mod transpose;
@@ -74,6 +75,8 @@ pub(crate) enum LoopMode {
     Stash,
     /// Reverse: the loop stays as it is, and a second run stacks them.
     Rerun,
+    /// Reverse: the loop stacks what was dear to compute, and of its states every so many; the others are made again from those.
+    Rebuild,
 }
 
 /// A scalar zero of a type, repeated.
@@ -124,7 +127,11 @@ pub fn jvp(b: &mut Builder<'_>, args: &[ValueId], op: &Op) -> Result<Vec<ValueId
 pub fn vjp(b: &mut Builder<'_>, args: &[ValueId], op: &Op) -> Result<Vec<ValueId>, String> {
     let func = subject(b, op)?;
     let n_inputs = func.inputs.len();
-    let mode = if op.word("loops") == "rerun" { LoopMode::Rerun } else { LoopMode::Stash };
+    let mode = match op.word("loops") {
+        "rerun" => LoopMode::Rerun,
+        "rebuild" => LoopMode::Rebuild,
+        _ => LoopMode::Stash,
+    };
     let wrt = positions(op, "wrt");
     let first_node = b.func().nodes.len();
     // Tangents to linearise with. Transposition leaves nothing that reads them.
