@@ -83,7 +83,7 @@ fn agrees(spec: &Spec, target: Target) {
     let joint = joint(&spec, &wrt, &options);
     let arrays = arrays(&joint);
     let reference = joint.call(&inputs(&arrays, |_| true)).unwrap();
-    for keep in [Keep::Stash, Keep::Rerun, Keep::Nothing, Keep::Auto] {
+    for keep in [Keep::Stash, Keep::Rerun, Keep::Rebuild, Keep::Nothing, Keep::Auto] {
         let function = differentiable(&spec, &wrt, keep, &options);
         let (values, tape) = function.call(&inputs(&arrays, |name| !is_cotangent(name))).unwrap();
         let gradients = tape.backward(&inputs(&arrays, is_cotangent)).unwrap();
@@ -109,6 +109,16 @@ fn gradients_are_those_of_the_joint_function() {
         if Target::CpuLlvm.check().is_ok() {
             agrees(&spec, Target::CpuLlvm);
         }
+    }
+}
+
+/// A loop of launches around products, in blocks of two layers and as one block.
+#[test]
+fn gradients_of_a_stack_of_layers_too() {
+    let stack =
+        Spec::load(folder("../examples").join("mhc_stack.toml")).unwrap().dim("C", 32).dim("hidden", 64);
+    for layers in [3, 6] {
+        agrees(&stack.clone().dim("layers", layers).dim("T", 5), Target::Cpu);
     }
 }
 

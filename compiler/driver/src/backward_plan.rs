@@ -66,8 +66,8 @@ impl Keep {
 
     fn policy(self) -> split::Keep {
         match self {
-            Keep::Auto | Keep::Stash | Keep::Rebuild => split::Keep::Dear,
-            Keep::Rerun => split::Keep::DearButLoops,
+            Keep::Auto | Keep::Stash => split::Keep::Dear,
+            Keep::Rerun | Keep::Rebuild => split::Keep::DearButLoops,
             Keep::Nothing => split::Keep::Nothing,
         }
     }

@@ -402,10 +402,13 @@ fn tile_reads(cx: &KernelCx<'_>, node: N) -> BTreeSet<V> {
         if !reads.insert(value) {
             continue;
         }
-        if let Source::Node(def, _) = graph.values[value].source
-            && !cx.is_anchor[def]
-        {
-            open.extend(graph.nodes[def].args.iter().copied());
+        match graph.values[value].source {
+            Source::Node(def, _) if !cx.is_anchor[def] => open.extend(graph.nodes[def].args.iter().copied()),
+            // A slice is read where the array lies that it is one of.
+            Source::Body(region, slot) if slot >= graph.regions[region].n_carry => {
+                open.extend(graph.loop_of(region).map(|node| graph.nodes[node].args[slot]));
+            }
+            _ => {}
         }
     }
     reads

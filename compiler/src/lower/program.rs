@@ -5,7 +5,7 @@ use super::memory;
 use super::stage_loads::load_in_stages;
 use super::widen::widen;
 use crate::schedule::anchors;
-use crate::schedule::assembled;
+use crate::schedule::assembled::{self, behind_reshapes};
 use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
@@ -383,18 +383,25 @@ fn operand_place(graph: &Graph, places: &BTreeMap<V, Arg>, value: V) -> Result<A
     }
 }
 
-/// The array of which `value` is a range along the first axis, and where the range begins; only if that array is in memory
-/// whoever reads it.
+/// The array of which `value` is a range along the first axis or another shape, and where it begins; only if that array is in
+/// memory whoever reads it.
 fn slab(graph: &Graph, value: V) -> Option<(V, Dim)> {
-    let (def, _) = graph.def(value)?;
+    let is_memory = |value: V| {
+        graph.def(value).is_none_or(|(def, _)| {
+            graph.nodes[def].op.kind == OpKind::Loop || assembled::parts(graph, def).is_some()
+        })
+    };
+    let dense = behind_reshapes(graph, value);
+    if dense != value && is_memory(dense) {
+        return Some((dense, Dim::default()));
+    }
+    let (def, _) = graph.def(dense)?;
     let gnode = &graph.nodes[def];
     let [Attr::Int(0), Attr::Dim(start), _] = gnode.op.attrs.as_slice() else { return None };
     let source = *gnode.args.first().filter(|_| gnode.op.kind == OpKind::Slice)?;
-    let is_memory = graph.def(source).is_none_or(|(def, _)| {
-        graph.nodes[def].op.kind == OpKind::Loop || assembled::parts(graph, def).is_some()
-    });
     let slice = graph.values[source].ty.shape.iter().skip(1).fold(Dim::constant(1), |n, dim| n.mul(dim));
-    is_memory.then(|| (source, start.mul(&slice)))
+    let whole = behind_reshapes(graph, source);
+    is_memory(whole).then(|| (whole, start.mul(&slice)))
 }
 
 fn place_of(places: &BTreeMap<V, Arg>, value: V) -> Result<Arg, Diagnostic> {
@@ -431,8 +438,14 @@ pub(super) fn open_graph(
     }
 }
 
-/// Most elements that one place of the batch may keep in tile memory.
-const MAX_STATE_ELEMS: i64 = 4096;
+/// Most elements that one place of the batch may keep in tile memory, for each value: the streams of a token are as many. Threads
+/// share a smaller memory.
+fn max_state_elems(lanes: LaneKind) -> i64 {
+    match lanes {
+        LaneKind::Vector => 16 * 1024,
+        LaneKind::Threads => 4096,
+    }
+}
 
 /// What of a function is computed together.
 pub(super) struct Cut {
@@ -487,7 +500,7 @@ fn stays_on_chip(walk: &Walk<'_>, node: N, target: &Target) -> bool {
     let fits = |value: &V| {
         let own = walk.axes.of_value(*value).into_iter().filter(|class| !batch.contains(class));
         let elems = own.fold(Dim::constant(1), |n, class| n.mul(walk.axes.extent(class)));
-        elems.as_const().is_some_and(|elems| elems <= MAX_STATE_ELEMS)
+        elems.as_const().is_some_and(|elems| elems <= max_state_elems(target.lanes))
     };
     let mut inner = walk.body_nodes(node).into_iter();
     !batch.is_empty() && inner.all(|inner| graph.nodes[inner].results.iter().all(fits))

@@ -37,7 +37,7 @@ pub struct LoopBatch {
 }
 
 /// The classes along which the on-chip loop `node` can be cut: those of every result that anybody reads, the axis along which
-/// slices are stacked aside, if the body never mixes places along them.
+/// slices are stacked aside, if the body never mixes places along them, and no loop inside is the same for all of them.
 pub fn loop_batch(walk: &Walk<'_>, node: N) -> LoopBatch {
     let graph = walk.graph;
     let gnode = &graph.nodes[node];
@@ -80,6 +80,10 @@ fn body_is_parallel(walk: &Walk<'_>, node: N, class: Class) -> bool {
     for inner in walk.body_nodes(node) {
         let gnode = &graph.nodes[inner];
         if let Some(nested) = gnode.body {
+            // Tiles along the class would each run it.
+            if !gnode.results.iter().any(|result| has(*result)) {
+                return false;
+            }
             inside.extend(graph.regions[nested].inputs.iter().copied());
         }
         for (pos, arg) in gnode.args.iter().enumerate() {
