@@ -104,7 +104,7 @@ impl Others<'_> {
             return Ok(function);
         }
         let may_choose = self.args.spec.loops == Loops::Auto;
-        for loops in [Loops::Stash, Loops::Rebuild, Loops::Rerun].into_iter().filter(|_| may_choose) {
+        for loops in [Loops::Stash, Loops::Rerun, Loops::Rebuild].into_iter().filter(|_| may_choose) {
             let spec =
                 self.args.spec.differentiated_with(self.plain.clone(), self.cotangents.clone(), loops)?;
             let other = compile(&bound(spec, self.file)?, self.options)?;
