@@ -6,6 +6,7 @@
 
 use super::activity::loop_activity;
 use super::linearize::{linearize, linearize_with};
+use super::outcomes::outcomes;
 use super::{LoopMode, Tangents, opens, zeros};
 use crate::tensor::build::Builder;
 use crate::tensor::inline::{live, read_inputs, without_inputs, write_out};
@@ -99,14 +100,18 @@ impl Loop<'_> {
         op
     }
 
-    /// Values of the body that are rather stacked than computed again: of work that grows faster than its results.
+    /// Values of the body that are rather stacked than computed again, as far as they are read: of work that grows faster than
+    /// its results, and what comes of them.
     fn dear(&self) -> Vec<ValueId> {
         let is_dear = |node: &&Node| match node.op.kind {
             OpKind::Solve | OpKind::Qr => true,
             OpKind::Contract => n_terms(&self.body, node).is_none_or(|terms| terms >= DEAR_TERMS),
             _ => false,
         };
-        self.body.nodes.iter().filter(is_dear).flat_map(|node| node.results.iter().copied()).collect()
+        let nodes = self.body.nodes.iter().filter(is_dear);
+        let mut dear: Vec<ValueId> = nodes.flat_map(|node| node.results.iter().copied()).collect();
+        dear.extend(outcomes(&self.body, &dear));
+        dear
     }
 
     fn arg_type(&self, pos: usize) -> TensorType {

@@ -21,6 +21,7 @@ mod activity;
 pub mod functions;
 mod linearize;
 mod loops;
+mod outcomes;
 pub mod rules;
 mod scalar;
 mod transpose;
