@@ -8,6 +8,7 @@ pub mod coords;
 pub mod copies;
 pub mod graph;
 mod nests;
+pub mod padding;
 pub mod phases;
 pub mod products;
 pub mod stages;
