@@ -50,3 +50,45 @@ fn reach(node: &Node) -> Reach {
         _ => Reach::End,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::text::parse;
+
+    /// The names of what is kept in place of the contraction.
+    fn kept_instead(statements: &str) -> Vec<String> {
+        let source = format!(
+            "export fn @f(%x: f32[4,3], %w: f32[3,5], %b: f32[4,5]) -> (y: f32[4,5]) {{
+               a = contract(x, w, spec=\"ij,jk->ik\", dtype=f32)
+               {statements}
+               return y = y
+             }}"
+        );
+        let module = parse(&source).unwrap_or_else(|why| panic!("{}", why.render("test.bir", &source)));
+        let func = &module.funcs[0];
+        let is_contraction = |node: &&Node| node.op.kind == OpKind::Contract;
+        let kept: Vec<ValueId> =
+            func.nodes.iter().filter(is_contraction).map(|node| node.results[0]).collect();
+        let name = |value: ValueId| func.values[value.0 as usize].name.as_ref().map(ToString::to_string);
+        outcomes(func, &kept).into_iter().map(|value| name(value).unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn what_derivatives_read_is_kept_in_place_of_what_it_comes_of() {
+        assert_eq!(kept_instead("z = a + b\n y = tanh(z)"), ["y"]);
+        assert_eq!(kept_instead("h = exp(neg(b - a))\n y = h * b"), ["h"]);
+    }
+
+    #[test]
+    fn what_derivatives_read_itself_stays() {
+        // Read twice, read by a derivative, and of another size.
+        assert!(kept_instead("z = a + b\n h = tanh(z)\n y = h * z").is_empty());
+        assert!(kept_instead("y = sin(a + b)").is_empty());
+        assert!(kept_instead("y = tanh(a * b)").is_empty());
+        assert!(
+            kept_instead("s = reduce_sum(a, axes=[0])\n y = broadcast(exp(s), shape=[4,5], axes=[1])")
+                .is_empty()
+        );
+    }
+}
