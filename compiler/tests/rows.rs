@@ -6,6 +6,7 @@ mod plans;
 use birkhoff_compiler::expand::expand;
 use birkhoff_compiler::lower::lower;
 use birkhoff_compiler::schedule::Target;
+use birkhoff_ir::kernel::Space;
 use birkhoff_ir::plan::Program;
 use birkhoff_ir::tensor::bind::{Bindings, bind};
 use birkhoff_ir::tensor::text;
@@ -74,4 +75,21 @@ export fn @main(%x: f32[T,3000], %w: f32[3000,{width}]) -> (y: f32[T,{width}], z
         let program = check_kernels(&source(width), &[], &[("T", 9)]);
         assert!(!is_padded(&program, padded), "{}", plan::text::print(&program));
     }
+}
+
+#[test]
+fn quick_operations_on_kept_rows_are_computed_again() {
+    let source = "
+dim K in 1..=1000 default 3
+export fn @main(%x: f32[40,512], %w: f32[K,40,512]) -> (y: f32[K,40,512]) {
+  t = tanh(x)
+  u = 1.0 - t * t
+  v = exp(u) * t
+  return y = w * u + v
+}";
+    let program = check_text(source, &[], &[("K", 3)]);
+    let locals = program.kernels.iter().flat_map(|kernel| &kernel.locals);
+    let n_kept = locals.filter(|local| local.space == Space::Tile).count();
+    // `tanh` and what is made of two values are kept, `1 - t t` is not.
+    assert_eq!(n_kept, 2, "{}", plan::text::print(&program));
 }
