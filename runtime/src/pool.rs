@@ -320,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn a_launch_waits_for_the_workers_that_came() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..5 {
+            let n_done = AtomicI64::new(0);
+            pool.run(16, &|thread, first, last| {
+                std::thread::sleep(Duration::from_millis(if thread == 0 { 1 } else { 5 }));
+                n_done.fetch_add(last - first, Ordering::SeqCst);
+            });
+            assert_eq!(n_done.into_inner(), 16);
+        }
+    }
+
+    #[test]
     fn a_panic_on_any_thread_reaches_the_caller_and_leaves_the_pool_usable() {
         let pool = Pool::new(2).unwrap();
         for _ in 0..20 {
