@@ -13,6 +13,9 @@ use birkhoff_ir::tensor::F64;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
+/// Chunks of an axis are multiples of this many places: the longest vectors that lanes have.
+const CHUNK_UNIT: i64 = 64;
+
 /// What makes two instructions the same.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Key {
@@ -145,24 +148,28 @@ impl Emitter {
         (base, count)
     }
 
-    /// Opens a loop over the tiles of a chunk of an axis: tiles `chunk`, `chunk + n_chunks`, and so on. Returns the tile's base
-    /// and count. Tiles are dealt out like this so that chunks differ by one tile at most, whatever the extent.
+    /// Opens a loop over the tiles of a chunk of an axis, which is cut into `n_chunks` of equal length. Returns the tile's base
+    /// and count. A short axis has chunks shorter than a tile: all of them have work, be there as few places as there may.
     pub fn open_chunk(&mut self, chunk: Var, n_chunks: i64, extent: Dim, tile: i64) -> (Var, Var) {
+        // Chunks of equal length, whole vectors of places.
+        let unit = tile.min(CHUNK_UNIT);
+        let by = self.index(Index::constant(n_chunks * unit));
+        let reach = self.index(Index::constant(extent.add(&Dim::constant(n_chunks * unit - 1))));
+        let n_units = self.scalar(ScalarOp::Div, &[reach, by]);
+        let first_unit = self.scalar(ScalarOp::Mul, &[chunk, n_units]);
+        let start = Index::var(first_unit).scale(&Dim::constant(unit));
+        let len = self.index(Index::var(n_units).scale(&Dim::constant(unit)));
+        let rest = self.index(Index::constant(extent.clone()).add(&start.scale(&Dim::constant(-1))));
+        let zero = self.index(0.into());
+        let len = self.scalar(ScalarOp::Min, &[rest, len]);
+        let len = self.scalar(ScalarOp::Max, &[len, zero]);
         let size = self.index(Index::constant(tile));
-        let reach = self.index(Index::constant(extent.add(&Dim::constant(tile - 1))));
-        let n_tiles = self.scalar(ScalarOp::Div, &[reach, size]);
-        let ahead = Index::var(n_tiles)
-            .add(&Index::constant(n_chunks - 1))
-            .add(&Index::var(chunk).scale(&Dim::constant(-1)));
-        let ahead = self.index(ahead);
-        let by = self.index(Index::constant(n_chunks));
-        let trip = self.scalar(ScalarOp::Div, &[ahead, by]);
+        let reach = self.index(Index::var(len).add(&Index::constant(tile - 1)));
+        let trip = self.scalar(ScalarOp::Div, &[reach, size]);
         let round = self.open_for("s", 0.into(), Index::var(trip), ForKind::Seq, None);
-        let first = Index::var(chunk)
-            .scale(&Dim::constant(tile))
-            .add(&Index::var(round).scale(&Dim::constant(tile * n_chunks)));
-        let base = self.index(first.clone());
-        let rest = self.index(Index::constant(extent.clone()).add(&first.scale(&Dim::constant(-1))));
+        let done = Index::var(round).scale(&Dim::constant(tile));
+        let base = self.index(start.add(&done));
+        let rest = self.index(Index::var(len).add(&done.scale(&Dim::constant(-1))));
         let count = self.scalar(ScalarOp::Min, &[rest, size]);
         self.bases.insert(base, extent);
         (base, count)

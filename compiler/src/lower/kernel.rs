@@ -12,6 +12,7 @@ use crate::schedule::walk::Walk;
 use crate::schedule::{LaneKind, Target};
 use birkhoff_ir::dim::{Dim, Sym};
 use birkhoff_ir::kernel::{Access, ForKind, Func, Index, Mem, Param, ParamId};
+use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::OpKind;
 use std::collections::BTreeSet;
 
@@ -87,8 +88,16 @@ pub fn lower(
         let place = Place::Param(Mem::Param(ParamId((reads.len() + idx) as u32)));
         lowering.writable.entry(*value).or_default().push(place);
     }
-    let mut kernel =
-        KernelLowering { cx, stager: &stager, lowering, reads: &reads, n_stages: 0, tile: 1, names };
+    let mut kernel = KernelLowering {
+        cx,
+        stager: &stager,
+        lowering,
+        reads: &reads,
+        n_stages: 0,
+        is_chunked: !chunks.is_empty(),
+        tile: 1,
+        names,
+    };
     kernel.open_grid(cluster, &chunks);
     kernel.plan_locals(&items);
     if chunks.is_empty() {
@@ -157,6 +166,8 @@ pub(super) struct KernelLowering<'a, 'b> {
     pub(super) lowering: Lowering<'a>,
     pub(super) reads: &'b [V],
     n_stages: usize,
+    /// Whether the kernel has chunked sums.
+    is_chunked: bool,
     /// Places in a tile.
     pub(super) tile: i64,
     /// Names that are taken.
@@ -265,9 +276,9 @@ impl KernelLowering<'_, '_> {
                 let loops: Vec<N> =
                     stage.anchors.iter().copied().filter(|node| graph.nodes[*node].body.is_some()).collect();
                 let work: Vec<Work> = stage.anchors.iter().map(|node| Work::Sum(*node)).collect();
-                let (width, full) = self.token_lanes(stage);
+                let (width, end) = self.token_lanes(stage);
                 let rolled = self.stager.rolled_classes(&stage.anchors);
-                self.lowering.tokens(&work, &loops, width, full, &rolled);
+                self.lowering.tokens(&work, &loops, width, end, &rolled);
             }
             StageKind::Nest(nest) => {
                 self.open_stage("nest");
@@ -295,9 +306,12 @@ impl KernelLowering<'_, '_> {
         }
     }
 
-    /// The lanes of a token stage, and the whole tile if it touches tile memory alone.
-    fn token_lanes(&self, stage: &Stage) -> (u32, Option<i64>) {
-        let Some(tile_class) = self.lowering.tile_class else { return (1, None) };
+    /// The lanes of a token stage, and where it ends: behind the last place, or with a whole vector if it touches tile memory
+    /// alone.
+    fn token_lanes(&mut self, stage: &Stage) -> (u32, Index) {
+        let (Some(tile_class), Some(count)) = (self.lowering.tile_class, self.lowering.tile_count) else {
+            return (1, Index::default());
+        };
         let graph = self.cx.walk.graph;
         let classes = |value: V| self.cx.walk.axes.of_value(value);
         let elems = |value: &V| {
@@ -323,9 +337,18 @@ impl KernelLowering<'_, '_> {
         });
         // Threads beyond the last place stand idle, and may not read what nothing has written.
         let is_vector = self.cx.target.lanes == LaneKind::Vector;
-        let full =
-            (is_vector && !writes_memory && !reads_memory && self.tile % width == 0).then_some(self.tile);
-        (width as u32, full)
+        let end = match is_vector && !writes_memory && !reads_memory && self.tile % width == 0 {
+            true if self.is_chunked => {
+                // A chunk may be much shorter than a tile.
+                let by = self.lowering.emitter.index(Index::constant(width));
+                let reach = self.lowering.emitter.index(Index::var(count).add(&Index::constant(width - 1)));
+                let n_vectors = self.lowering.emitter.scalar(ScalarOp::Div, &[reach, by]);
+                Index::var(n_vectors).scale(&Dim::constant(width))
+            }
+            true => Index::constant(self.tile),
+            false => Index::var(count),
+        };
+        (width as u32, end)
     }
 
     /// A loop around stages: its state in tile memory, the next state beside it until the iteration is done.

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Bytes of a row that are read before those of another row: as few lose what a processor fetches ahead of its reads.
 const ROW_RUN_BYTES: i64 = 1024;
 /// Never fewer tiles than this for the sake of longer runs.
-const MIN_TILES: i64 = 16;
+const MIN_TILES: i64 = 8;
 
 impl KernelLowering<'_, '_> {
     /// Places in a tile: what they read and keep fits the cache budget, in powers of two, at least a vector.

@@ -13,7 +13,7 @@ use birkhoff_ir::plan::traffic::KernelTraffic;
 use birkhoff_ir::plan::{Program, traffic};
 use birkhoff_ir::scalar::ScalarOp;
 use birkhoff_ir::tensor::{FuncId, Module};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 /// Prices functions by lowering them.
@@ -211,17 +211,19 @@ enum Weights {
 
 fn weigh(kernel: &Func, sizes: &SizeEnv, native: f64, weights: Weights) -> f64 {
     let mut vars: BTreeMap<Var, f64> = BTreeMap::new();
+    let mut ends: BTreeMap<Var, [f64; 2]> = BTreeMap::new();
     let mut tiles = 1.0;
     for axis in &kernel.grid {
         let extent = axis.extent.eval(sizes).unwrap_or(1).max(1) as f64;
         let count = f64::from(axis.tile).min(extent);
         tiles *= extent / count;
         vars.insert(axis.base, (extent - count) / 2.0);
+        ends.insert(axis.base, [0.0, extent - count]);
         vars.insert(axis.count, count);
     }
-    let spread = kernel.grid.iter().map(|axis| axis.base).collect();
-    let mut walk = InstructionWalk { kernel, sizes, native, weights, vars, spread };
-    tiles * walk.block(&kernel.body, None)
+    let mut walk = InstructionWalk { kernel, sizes, native, weights, vars, ends, busy: 1.0 };
+    let work = walk.block(&kernel.body, None);
+    tiles * walk.busy * work
 }
 
 struct InstructionWalk<'a> {
@@ -231,8 +233,10 @@ struct InstructionWalk<'a> {
     weights: Weights,
     /// Values of integer variables, as far as they bound loops; of those that differ between tiles the mean.
     vars: BTreeMap<Var, f64>,
-    /// Variables that differ between tiles.
-    spread: BTreeSet<Var>,
+    /// Variables that differ between tiles: their values in the first tile and in the last.
+    ends: BTreeMap<Var, [f64; 2]>,
+    /// The part of the tiles that have places.
+    busy: f64,
 }
 
 impl InstructionWalk<'_> {
@@ -284,34 +288,60 @@ impl InstructionWalk<'_> {
 
     /// Remembers integers that may bound loops.
     fn note(&mut self, var: Var, inst: &Inst) {
-        let is_spread = match inst {
-            Inst::Index(index) => index.terms.iter().any(|(var, _)| self.spread.contains(var)),
-            Inst::Scalar(ScalarOp::Div, args) => args.iter().any(|arg| self.spread.contains(arg)),
-            _ => false,
-        };
-        if is_spread {
-            self.spread.insert(var);
-        }
-        let value = match inst {
-            Inst::Index(index) => self.index(index),
-            Inst::Scalar(ScalarOp::Div, args) => {
-                let part = |arg: &Var| self.vars.get(arg).copied().unwrap_or(1.0);
-                let by = part(&args[1]).max(1.0);
-                let quotient = part(&args[0]) / by;
-                // On average, what is rounded away is half of what it can be.
-                if is_spread { (quotient - (by - 1.0) / (2.0 * by)).max(0.0) } else { quotient.floor() }
+        let value = |arg: &Var| self.vars.get(arg).copied();
+        let (found, ends) = match inst {
+            Inst::Index(index) => (self.index(index), self.index_ends(index)),
+            Inst::Scalar(ScalarOp::Mul, args) => {
+                let product = args.iter().map(|arg| value(arg).unwrap_or(0.0)).product();
+                let end = |which: usize| -> f64 {
+                    let own = |arg| match self.ends.get(arg) {
+                        Some(ends) => ends[which],
+                        None => value(arg).unwrap_or(0.0),
+                    };
+                    args.iter().map(own).product()
+                };
+                let is_spread = args.iter().any(|arg| self.ends.contains_key(arg));
+                (product, is_spread.then(|| [end(0), end(1)]))
             }
-            // Of the places that are left and a whole tile: mostly a whole tile.
+            Inst::Scalar(ScalarOp::Div, args) => {
+                let quotient = value(&args[0]).unwrap_or(1.0) / value(&args[1]).unwrap_or(1.0).max(1.0);
+                (quotient.floor(), None)
+            }
+            Inst::Scalar(ScalarOp::Max, args) => {
+                (args.iter().filter_map(value).fold(f64::MIN, f64::max), None)
+            }
+            // Of the places that are left and a whole tile: a whole tile, as long as any are left.
             Inst::Scalar(ScalarOp::Min, args) => {
-                let known = args.iter().filter(|arg| !self.spread.contains(*arg));
-                match known.filter_map(|arg| self.vars.get(arg)).copied().reduce(f64::min) {
-                    Some(least) => least,
-                    None => return,
+                let known = args.iter().filter(|arg| !self.ends.contains_key(arg)).filter_map(value);
+                let Some(least) = known.reduce(f64::min) else { return };
+                match args.iter().find_map(|arg| self.ends.get(arg)) {
+                    Some(left) => {
+                        let (busy, places) = busy_tiles(*left, least);
+                        self.busy = busy;
+                        (places, None)
+                    }
+                    None => (least, None),
                 }
             }
             _ => return,
         };
-        self.vars.insert(var, value);
+        self.vars.insert(var, found);
+        self.ends.extend(ends.map(|ends| (var, ends)));
+    }
+
+    /// What `index` is in the first tile and in the last, if that differs.
+    fn index_ends(&self, index: &Index) -> Option<[f64; 2]> {
+        let mut ends = [self.index(index); 2];
+        let mut is_spread = false;
+        for (var, coeff) in &index.terms {
+            let Some(own) = self.ends.get(var) else { continue };
+            is_spread = true;
+            let mean = self.vars.get(var).copied().unwrap_or(0.0);
+            for (end, own) in ends.iter_mut().zip(own) {
+                *end += (own - mean) * self.size(coeff);
+            }
+        }
+        is_spread.then_some(ends)
     }
 
     fn inst_weight(&self, var: Var, inst: &Inst, lanes: Option<(f64, Var)>) -> f64 {
@@ -333,6 +363,16 @@ impl InstructionWalk<'_> {
     }
 }
 
+/// Of tiles that have at most so many places, and fewer where fewer are left: the part that have any, and how many on average.
+/// What is left goes from one end to the other in equal steps.
+fn busy_tiles(left: [f64; 2], most: f64) -> (f64, f64) {
+    const STEPS: u32 = 64;
+    let at = |step: u32| left[0] + (left[1] - left[0]) * f64::from(step) / f64::from(STEPS - 1);
+    let places = || (0..STEPS).map(|step| at(step).min(most)).filter(|places| *places > 0.0);
+    let n_busy = places().count().max(1) as f64;
+    (n_busy / f64::from(STEPS), places().sum::<f64>().max(1.0) / n_busy)
+}
+
 /// A vector access is one instruction if its elements are neighbours or one; else one per element.
 fn access_weight(index: &[Index], lanes: Option<(f64, Var)>, native: f64) -> f64 {
     let Some((_, lane)) = lanes else { return 0.5 };
@@ -346,6 +386,13 @@ fn access_weight(index: &[Index], lanes: Option<(f64, Var)>, native: f64) -> f64
 mod tests {
     use super::*;
     use birkhoff_ir::tensor::text::parse;
+
+    #[test]
+    fn what_is_left_for_the_mean_tile() {
+        // 64 chunks of 16 places: of 1024 places all are full, of 24 the first and half of another.
+        assert_eq!(busy_tiles([1024.0, 1024.0 - 63.0 * 16.0], 16.0), (1.0, 16.0));
+        assert_eq!(busy_tiles([24.0, 24.0 - 63.0 * 16.0], 16.0), (1.0 / 32.0, 12.0));
+    }
 
     #[test]
     fn a_plan_made_for_a_price_is_that_of_its_function() {

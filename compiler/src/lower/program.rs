@@ -11,6 +11,7 @@ use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
 use crate::schedule::copies::copy_transposed;
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
+use crate::schedule::padding::pad_rows;
 use crate::schedule::products::{Product, large_product};
 use crate::schedule::stages::Stager;
 use crate::schedule::walk::Walk;
@@ -427,8 +428,10 @@ pub(super) fn open_graph(
                 opaque.insert(graph.nodes[node].path.clone());
             }
             None => {
-                split_batch_sums(&mut graph, &|graph, node| library_product(graph, node, target).is_some());
+                let is_whole = |graph: &Graph, node: N| library_product(graph, node, target).is_some();
+                split_batch_sums(&mut graph, &is_whole);
                 if target.lanes == LaneKind::Vector {
+                    pad_rows(&mut graph, target, &is_whole);
                     copy_transposed(&mut graph, target.lanes);
                 }
                 let axes = Axes::new(&graph);

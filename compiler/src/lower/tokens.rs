@@ -8,13 +8,12 @@ use birkhoff_ir::dim::Dim;
 use birkhoff_ir::kernel::{ForKind, Index, Local, Mem, Space, Var};
 
 impl Lowering<'_> {
-    /// Emits a token stage over `width` lanes. With `full` it runs over the whole tile, also places beyond the last: only
-    /// where it touches tile memory alone. Along `rolled` there are loops; everything else is unrolled.
-    pub fn tokens(&mut self, work: &[Work], loops: &[N], width: u32, full: Option<i64>, rolled: &[Class]) {
-        let Some((_, base, count)) = self.tile_axis() else {
+    /// Emits a token stage over `width` lanes, for the places of the tile before `end`, which may be beyond the last only where
+    /// it touches tile memory alone. Along `rolled` there are loops; everything else is unrolled.
+    pub fn tokens(&mut self, work: &[Work], loops: &[N], width: u32, end: Index, rolled: &[Class]) {
+        let Some((_, base, _)) = self.tile_axis() else {
             return self.rolled_work(work, loops, rolled);
         };
-        let end = full.map_or(Index::var(count), Index::constant);
         let kind = if width > 1 { ForKind::Lanes { width } } else { ForKind::Seq };
         let token = self.emitter.open_for("t", 0.into(), end, kind, None);
         self.set_token(&Index::var(token));

@@ -18,8 +18,10 @@ const MAX_REPEATS: i64 = 128;
 const MAX_ROW_REPEATS: i64 = 8;
 /// A sum of at most this many terms may be written out where it is read.
 const MAX_INLINED_TERMS: i64 = 8;
-/// Quotients and roots of rows longer than this are computed again.
+/// Quotients and roots of rows longer than this are computed again, and quick operations on their elements.
 const MAX_KEPT_ROW: i64 = 256;
+/// So many quick operations on one element are computed again: they take no longer than reading their result beside it.
+const MAX_QUICK_STEPS: usize = 4;
 /// Work on this few elements, free of other loops, is hoisted and never worth keeping.
 const MAX_HOISTED_ELEMS: i64 = 32;
 
@@ -53,7 +55,8 @@ pub fn find(walk: &Walk<'_>, kept: &BTreeSet<V>, lanes: LaneKind) -> Vec<bool> {
             || gnode.copy
             || (is_structural(gnode.op.kind) && !is_inlined(walk, node, &demand, &readers))
             || (is_arithmetic(gnode.op.kind)
-                && (repeats(walk, gnode.results[0], &demand[gnode.results[0]], lanes)
+                && ((repeats(walk, gnode.results[0], &demand[gnode.results[0]], lanes)
+                    && !is_quick(walk, node, &readers[gnode.results[0]]))
                     || (is_worth_keeping(walk, node) && readers[gnode.results[0]].len() > 1)));
     }
     is_anchor
@@ -120,8 +123,43 @@ fn is_worth_keeping(walk: &Walk<'_>, node: N) -> bool {
         gnode.op.kind,
         OpKind::Scalar(ScalarOp::Div | ScalarOp::Recip | ScalarOp::Sqrt | ScalarOp::Rsqrt)
     );
+    is_expensive(gnode.op.kind) && !(is_quick && has_long_rows(walk, gnode.results[0]))
+}
+
+fn has_long_rows(walk: &Walk<'_>, value: V) -> bool {
     let is_long = |class: &Class| walk.axes.extent(*class).as_const().is_some_and(|n| n > MAX_KEPT_ROW);
-    is_expensive(gnode.op.kind) && !(is_quick && walk.axes.of_value(gnode.results[0]).iter().any(is_long))
+    walk.axes.of_value(value).iter().any(is_long)
+}
+
+/// True if `node` is a few quick operations on one element of another value, in long rows, for readers that sum along other axes
+/// only: those have it in front of their loops, or read as much again for every element that they make.
+fn is_quick(walk: &Walk<'_>, node: N, readers: &BTreeSet<N>) -> bool {
+    let graph = walk.graph;
+    let own = walk.axes.of_value(graph.nodes[node].results[0]);
+    let is_aside = |reader: &N| walk.axes.of_sums(*reader).iter().all(|class| !own.contains(class));
+    let (mut step, mut n_steps) = (node, 0);
+    while is_arithmetic(graph.nodes[step].op.kind) && !is_expensive(graph.nodes[step].op.kind) {
+        n_steps += 1;
+        let mut operands: Vec<V> = graph.nodes[step].args.clone();
+        operands.retain(|arg| !is_uniform(walk, *arg));
+        operands.dedup();
+        let ([operand], true) = (operands.as_slice(), n_steps <= MAX_QUICK_STEPS) else { return false };
+        match graph.def(*operand) {
+            Some((def, _)) if graph.nodes[def].region == graph.nodes[node].region => step = def,
+            _ => break,
+        }
+    }
+    n_steps > 0 && has_long_rows(walk, graph.nodes[node].results[0]) && readers.iter().all(is_aside)
+}
+
+/// True for one number, at however many places.
+fn is_uniform(walk: &Walk<'_>, value: V) -> bool {
+    let graph = walk.graph;
+    let is_one = |value: V| graph.values[value].ty.n_elems().is_const(1);
+    is_one(value)
+        || graph.def(value).is_some_and(|(def, _)| {
+            graph.nodes[def].op.kind == OpKind::Broadcast && is_one(graph.nodes[def].args[0])
+        })
 }
 
 /// True if readers walk a loop that the value does not have, often enough that keeping it pays.

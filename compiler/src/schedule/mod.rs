@@ -10,6 +10,7 @@ pub mod copies;
 pub mod graph;
 mod nests;
 mod order;
+pub mod padding;
 pub mod phases;
 pub mod products;
 pub mod stages;

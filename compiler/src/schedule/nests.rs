@@ -56,7 +56,12 @@ impl Stager<'_> {
         let cut = cut(self.walk, node).map(|(_, class)| class);
         let n_outer: i64 =
             outer.iter().map(|class| self.extent(*class).unwrap_or(i64::MAX)).fold(1, i64::saturating_mul);
-        if cut.is_some() && n_outer <= MAX_CHUNK_UNROLL {
+        let reads = self.memory_reads(node, cut);
+        let cost = |class: Class| reads.iter().map(|read| stride_cost(read, class)).sum::<i64>();
+        // A few accumulators side by side, of vectors along what is summed; but not across the rows of what is read.
+        let is_across =
+            |cut: Class| outer.last().is_some_and(|row| reads.len() > 1 && cost(cut) > cost(*row));
+        if cut.is_some_and(|cut| !is_across(cut)) && n_outer <= MAX_CHUNK_UNROLL {
             large_outer.clear();
         }
         if large_outer.is_empty() && large_summed.is_empty() {
@@ -67,7 +72,6 @@ impl Stager<'_> {
                 large_outer.extend(widest(&outer));
             }
         }
-        let reads = self.memory_reads(node, cut);
         let width = self.lane_width(node, !large_summed.is_empty());
         // An accumulator axis kept in registers: the innermost result axis of moderate extent, where sums are long.
         let medium = match large_outer.last() {
@@ -82,7 +86,6 @@ impl Stager<'_> {
             large_outer.retain(|other| *other != class);
         }
         let loops: Vec<Class> = large_outer.iter().chain(&large_summed).copied().collect();
-        let cost = |class: Class| reads.iter().map(|read| stride_cost(read, class)).sum::<i64>();
         let mut choices: Vec<(i64, usize, Lanes)> = vec![];
         for (order, class) in loops.iter().enumerate() {
             // Vectors along a result axis need no reduction at the end; along the innermost loop they need no jumps.

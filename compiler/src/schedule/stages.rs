@@ -196,7 +196,8 @@ impl Stager<'_> {
     }
 
     /// True if `node` computes a few dozen elements for each place of the tile from what the kernel itself has computed
-    /// there: that is at hand for vectors of places, and slices, padding and joins of it are known when it is unrolled.
+    /// there: that is at hand for vectors of places, and slices, padding and joins of it are known when it is unrolled. What a
+    /// nest maps along rows is at hand along those rows: turning it costs more than what is done with it.
     fn is_token_map(&self, node: N) -> bool {
         let graph = self.walk.graph;
         let classes = self.own_classes(node);
@@ -215,6 +216,7 @@ impl Stager<'_> {
                 continue;
             }
             match graph.values[value].source {
+                Source::Node(def, _) if self.is_row_map(def, &classes) => return false,
                 Source::Node(def, _) if self.inside.contains(&def) => {}
                 Source::Node(def, _) if !self.is_anchor[def] => open.extend(&graph.nodes[def].args),
                 _ if self.walk.axes.of_value(value).iter().any(|class| self.batch.contains(class)) => {
@@ -224,6 +226,16 @@ impl Stager<'_> {
             }
         }
         true
+    }
+
+    /// True if this kernel maps the elements of `node` along a row that is one of `classes`, in a nest.
+    fn is_row_map(&self, node: N, classes: &[Class]) -> bool {
+        let own = self.own_classes(node);
+        self.inside.contains(&node)
+            && self.walk.graph.nodes[node].body.is_none()
+            && self.walk.axes.of_sums(node).is_empty()
+            && own.iter().any(|class| classes.contains(class) && !self.is_small_class(*class))
+            && !self.is_token_work(node)
     }
 
     /// True if `node` can be computed in the loops of `stage`, given that it reads `deps`.

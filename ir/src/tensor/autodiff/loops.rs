@@ -6,6 +6,7 @@
 
 use super::activity::loop_activity;
 use super::linearize::{linearize, linearize_with};
+use super::outcomes::outcomes;
 use super::rebuild::rebuild;
 use super::{LoopMode, Tangents, opens, zeros};
 use crate::tensor::build::Builder;
@@ -26,7 +27,7 @@ pub(super) struct Loop<'l> {
     active: Vec<bool>,
     /// Which results of the body have one.
     active_results: Vec<bool>,
-    /// Values of the body that are rather stacked than computed again.
+    /// Values of the body that are rather stacked than computed again, as far as they are read.
     pub(super) dear: Vec<ValueId>,
 }
 
@@ -44,7 +45,8 @@ pub fn linearize_loop(
 ) -> Result<(Vec<ValueId>, Tangents), String> {
     let (carry, scan) = op.loop_counts(b.module)?;
     let body = body_of(b, op)?;
-    let dear = dear(&body);
+    let mut dear = dear(&body);
+    dear.extend(outcomes(&body, &dear));
     let parts = Loop::new(b, op, args, tangents, body, (carry, scan), dear);
     match mode {
         LoopMode::Joint => joint(b, &parts),

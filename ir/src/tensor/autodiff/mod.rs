@@ -21,6 +21,7 @@ mod activity;
 pub mod functions;
 mod linearize;
 mod loops;
+mod outcomes;
 mod rebuild;
 pub mod rules;
 mod scalar;

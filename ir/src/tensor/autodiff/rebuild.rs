@@ -7,6 +7,7 @@
 //! as many states are kept as are made again (Chen et al. 2016, \"Training deep nets with sublinear memory cost\").
 
 use super::loops::{Loop, body_of, dear, inputs_like, linear_body, linear_loop, linearize_loop, split};
+use super::outcomes::outcome;
 use super::{LoopMode, Tangents};
 use crate::dim::Dim;
 use crate::tensor::build::Builder;
@@ -54,7 +55,8 @@ struct Stacking {
 /// `body` with dear values as results, those of the loops inside it stacked; what is a result already stays the one it is.
 fn with_dear_results(b: &mut Builder<'_>, body: &Func, carry: usize) -> Result<Stacking, String> {
     let mut func = body.clone();
-    let mut values = dear(&func);
+    let mut values: Vec<ValueId> =
+        dear(&func).into_iter().map(|value| outcome(&func, value).unwrap_or(value)).collect();
     let mut has_loops = false;
     for place in 0..func.nodes.len() {
         let op = func.nodes[place].op.clone();
