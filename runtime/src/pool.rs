@@ -4,31 +4,23 @@
 //! thread runs which tile is left open; no result depends on it.
 //!
 //! A launch is over when its tiles are done, whoever did them: it waits for the workers that came, and for no others. Kernels take
-//! microseconds, and so does waking a thread; therefore workers look out for the next launch for a while before they sleep. They
-//! serve one caller at a time. Others that call meanwhile run their tiles alone, on threads of their own as they are.
+//! microseconds, and so does waking a thread.
 
 use birkhoff_ir::diag::Diagnostic;
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A set of threads, shared by cloning.
 #[derive(Clone)]
 pub struct Pool {
-    workers: Option<Arc<Workers>>,
+    workers: Option<Arc<rayon::ThreadPool>>,
     n_threads: usize,
 }
 
 /// Ranges of tiles per thread: enough to even out threads of unequal speed, few enough to keep neighbours together.
 const RANGES_PER_THREAD: i64 = 8;
-/// How long a worker looks out for the next launch: longer than what a call does between two of them on one thread.
-const LOOK_OUT: Duration = Duration::from_micros(100);
-/// Pauses of a waiting thread before it lets others have its core.
-const PAUSES: u32 = 32;
 
 impl Pool {
     /// A pool in which `n_threads` threads run tiles, the caller included; 0 means one per core.
@@ -42,7 +34,10 @@ impl Pool {
         if n_threads == 1 {
             return Ok(Pool { workers: None, n_threads });
         }
-        let workers = Workers::start(n_threads - 1)
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads - 1)
+            .thread_name(|idx| format!("birkhoff-{}", idx + 1))
+            .build()
             .map_err(|error| Diagnostic::device(format!("{n_threads} threads cannot be started: {error}")))?;
         Ok(Pool { workers: Some(Arc::new(workers)), n_threads })
     }
@@ -78,180 +73,83 @@ impl Pool {
                 body(thread, first, n_tiles.min(first.saturating_add(range)));
             }
         };
-        workers.launch(&work, (n_ranges - 1).min(n_threads - 1) as usize);
-    }
-}
-
-/// What the threads of one launch do, given their number.
-type Work<'w> = &'w (dyn Fn(usize) + Sync);
-
-/// The threads beside the caller. They end when this is dropped.
-struct Workers {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-/// What the caller and the workers share.
-struct Shared {
-    /// The number of the launch in the upper half; [`OPEN`] while workers may join it; how many have, and are not done.
-    state: AtomicU64,
-    /// What they do. Written by the caller that has the workers while the launch is closed and nobody is in it.
-    work: UnsafeCell<Option<Work<'static>>>,
-    /// True while a caller has the workers.
-    is_taken: AtomicBool,
-    /// What a worker's panic said, for the caller.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// Workers that sleep, or are about to and will look at the state once more.
-    n_asleep: AtomicUsize,
-    /// True when the workers should end. Those that sleep hold this.
-    is_over: Mutex<bool>,
-    wake: Condvar,
-}
-
-/// Set in the state while workers may join the launch.
-const OPEN: u64 = 1 << 31;
-/// The part of the state that counts workers.
-const INSIDE: u64 = OPEN - 1;
-/// One more launch.
-const NEXT: u64 = 1 << 32;
-
-// SAFETY: `work` is written only by the one caller that took the workers, while no worker is inside, and read only by workers
-// inside; joining reads what opening the launch released (`Shared::join`). The rest is shared as its types allow.
-unsafe impl Sync for Shared {}
-
-/// A lock that a panic elsewhere does not spoil: what it guards is one value.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits a moment for another thread; `n_waits` counts how often.
-fn pause(n_waits: &mut u32) {
-    *n_waits += 1;
-    if n_waits.is_multiple_of(PAUSES) { std::thread::yield_now() } else { std::hint::spin_loop() }
-}
-
-impl Workers {
-    fn start(n_workers: usize) -> std::io::Result<Workers> {
-        let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
-            work: UnsafeCell::new(None),
-            is_taken: AtomicBool::new(false),
-            panic: Mutex::new(None),
-            n_asleep: AtomicUsize::new(0),
-            is_over: Mutex::new(false),
-            wake: Condvar::new(),
-        });
-        // Those that have started end with it if another cannot.
-        let mut workers = Workers { shared, threads: vec![] };
-        for thread in 1..=n_workers {
-            let shared = workers.shared.clone();
-            let builder = std::thread::Builder::new().name(format!("birkhoff-{thread}"));
-            workers.threads.push(builder.spawn(move || shared.serve(thread))?);
-        }
-        Ok(workers)
-    }
-
-    /// Runs `work(0)` here and `work(thread)` on the workers that come, of which `n_wanted` are called. Returns when those are
-    /// done that came.
-    fn launch(&self, work: Work<'_>, n_wanted: usize) {
-        let shared = &*self.shared;
-        if shared.is_taken.swap(true, Ordering::Acquire) {
-            return work(0);
-        }
-        // SAFETY: workers use the reference inside the launch alone, and this waits for those, however `work` ends.
-        let forever: Work<'static> = unsafe { std::mem::transmute::<Work<'_>, Work<'static>>(work) };
-        // SAFETY: this caller has the workers, and nobody is inside: the last launch was closed and left.
-        unsafe { *shared.work.get() = Some(forever) };
-        let number = shared.state.load(Ordering::Relaxed) & !(NEXT - 1);
-        shared.state.store(number.wrapping_add(NEXT) | OPEN, Ordering::SeqCst);
-        let n_asleep = shared.n_asleep.load(Ordering::SeqCst);
-        if n_asleep > 0 {
-            // Whoever is about to sleep holds the lock until he does.
-            drop(lock(&shared.is_over));
-            (0..n_wanted.min(n_asleep)).for_each(|_| shared.wake.notify_one());
+        let launch = Arc::new(Launch::new(&work));
+        for thread in 1..=(n_ranges - 1).min(n_threads - 1) as usize {
+            let launch = launch.clone();
+            workers.spawn(move || launch.help(thread));
         }
         let own = catch_unwind(AssertUnwindSafe(|| work(0)));
-        shared.close();
-        let others = lock(&shared.panic).take();
-        shared.is_taken.store(false, Ordering::Release);
-        if let Some(panic) = own.err().or(others) {
+        launch.close();
+        if let Some(panic) = own.err().or_else(|| launch.take_panic()) {
             resume_unwind(panic);
         }
     }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
-        *lock(&self.shared.is_over) = true;
-        self.shared.wake.notify_all();
-        for thread in self.threads.drain(..) {
-            // A worker catches the panics of its work.
-            let _ = thread.join();
-        }
-    }
+/// What the threads of one launch do, given their number.
+type Work = dyn Fn(usize) + Sync;
+
+/// A launch that workers may join until it is closed. Those that come later leave it alone.
+struct Launch {
+    /// [`OPEN`] while workers may join; how many have, and are not done.
+    state: AtomicUsize,
+    /// Alive until the launch is closed and left.
+    work: *const Work,
+    /// What a worker's panic said, for the caller.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-impl Shared {
-    /// What the worker `thread` does until the pool ends.
-    fn serve(&self, thread: usize) {
-        let mut seen = 0;
-        while self.await_launch(seen) {
-            let Some(number) = self.join(seen) else { continue };
-            seen = number;
-            // SAFETY: this worker is inside, so the caller that wrote it waits, and nobody writes.
-            let work = unsafe { *self.work.get() };
-            let result = catch_unwind(AssertUnwindSafe(|| work.into_iter().for_each(|work| work(thread))));
-            if let Err(panic) = result {
-                *lock(&self.panic) = Some(panic);
-            }
-            self.state.fetch_sub(1, Ordering::Release);
-        }
+/// Set in the state while workers may join.
+const OPEN: usize = 1 << (usize::BITS - 1);
+/// Pauses of a waiting thread before it lets others have its core.
+const PAUSES: u32 = 32;
+
+// SAFETY: what `work` points to may be called by any thread; that it is alive then is said at the call. The rest is shared as its
+// types allow.
+unsafe impl Send for Launch {}
+// SAFETY: as above.
+unsafe impl Sync for Launch {}
+
+impl Launch {
+    /// A launch of `work`, which must be closed before that ends.
+    fn new<'w>(work: &'w (dyn Fn(usize) + Sync + 'w)) -> Launch {
+        let work: *const (dyn Fn(usize) + Sync + 'w) = work;
+        // SAFETY: only the lifetime changes, which a pointer promises nothing about.
+        let work = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + 'w), *const Work>(work) };
+        Launch { state: AtomicUsize::new(OPEN), work, panic: Mutex::new(None) }
     }
 
-    /// Lets no more workers into the launch, and waits for those inside.
+    /// Takes part as number `thread`, unless the launch is closed.
+    fn help(&self, thread: usize) {
+        let joined = |state: usize| (state & OPEN != 0).then_some(state + 1);
+        if self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, joined).is_err() {
+            return;
+        }
+        // SAFETY: this thread is inside, and the caller, to whom it belongs, does not go on before it has left.
+        let work = unsafe { &*self.work };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(thread))) {
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+        }
+        self.state.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Lets no more workers in, and waits for those inside.
     fn close(&self) {
-        let mut state = self.state.fetch_and(!OPEN, Ordering::Acquire);
-        let mut n_waits = 0;
-        while state & INSIDE != 0 {
-            pause(&mut n_waits);
+        let mut state = self.state.fetch_and(!OPEN, Ordering::Acquire) & !OPEN;
+        let mut n_waits = 0u32;
+        while state != 0 {
+            n_waits = n_waits.wrapping_add(1);
+            if n_waits.is_multiple_of(PAUSES) {
+                std::thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
             state = self.state.load(Ordering::Acquire);
         }
     }
 
-    /// True if a launch is open that is not the one numbered `seen`.
-    fn is_open(&self, seen: u64) -> bool {
-        let state = self.state.load(Ordering::SeqCst);
-        state & OPEN != 0 && state >> 32 != seen
-    }
-
-    /// Joins the open launch unless it is the one numbered `seen`; returns its number.
-    fn join(&self, seen: u64) -> Option<u64> {
-        let mut state = self.state.load(Ordering::Relaxed);
-        while state & OPEN != 0 && state >> 32 != seen {
-            match self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(state >> 32),
-                Err(now) => state = now,
-            }
-        }
-        None
-    }
-
-    /// Waits for a launch that is not the one numbered `seen`; false if the pool ends.
-    fn await_launch(&self, seen: u64) -> bool {
-        let (start, mut n_waits) = (Instant::now(), 0);
-        while n_waits % PAUSES != 0 || start.elapsed() < LOOK_OUT {
-            if self.is_open(seen) {
-                return true;
-            }
-            pause(&mut n_waits);
-        }
-        let mut is_over = lock(&self.is_over);
-        self.n_asleep.fetch_add(1, Ordering::SeqCst);
-        while !*is_over && !self.is_open(seen) {
-            is_over = self.wake.wait(is_over).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.n_asleep.fetch_sub(1, Ordering::SeqCst);
-        !*is_over
+    fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -271,7 +169,7 @@ impl std::fmt::Debug for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     #[test]
     fn every_tile_runs_once_and_no_thread_index_twice_at_a_time() {
@@ -307,8 +205,8 @@ mod tests {
                 });
                 assert!(values.iter().all(|value| *value == round + 1));
                 if round % 500 == 0 {
-                    // Longer than workers look out.
-                    std::thread::sleep(2 * LOOK_OUT);
+                    // Workers fall asleep meanwhile.
+                    std::thread::sleep(Duration::from_millis(5));
                 }
             }
         };
