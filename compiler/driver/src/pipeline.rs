@@ -390,10 +390,13 @@ pub(crate) fn cost_of(options: &Options) -> KernelCost {
         target if target.is_gpu() => KernelCost::gpu(),
         #[cfg(feature = "ptx")]
         Target::CpuLlvm => match llvm::vectors() {
-            Ok(vectors) => KernelCost {
-                target: schedule::Target::vectors(vectors.bits, vectors.count),
-                ..KernelCost::default()
-            },
+            Ok(vectors) => {
+                let (target, narrow) =
+                    (schedule::Target::vectors(vectors.bits, vectors.count), KernelCost::default());
+                // Of the widest vectors, a core starts half as many a second.
+                let rate = if vectors.bits > 256 { 0.5 * narrow.rate } else { narrow.rate };
+                KernelCost { target, rate, ..narrow }
+            }
             // Who emits for this machine will say why it cannot.
             Err(_) => KernelCost::default(),
         },
