@@ -10,7 +10,7 @@ use crate::signature::Signature;
 use crate::target::Target;
 use birkhoff_compiler::cost::{bytes_of, default_sizes};
 use birkhoff_compiler::lower::loops::on_chip;
-use birkhoff_compiler::lower::lower;
+use birkhoff_compiler::lower::price::Planner;
 use birkhoff_compiler::split::{self, Parts, Split, split};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::SizeEnv;
@@ -240,9 +240,10 @@ fn assess(halves: &Split, sizes: &SizeEnv, options: &Options) -> Result<(f64, Ba
         return Ok((0.0, BackwardMemory { saved_bytes, gradient_bytes, ..BackwardMemory::default() }));
     }
     let cost = cost_of(options);
-    let machine = cost.target;
-    let forward = lower(&halves.forward.0, halves.forward.1, &machine)?;
-    let backward = lower(&halves.backward.0, halves.backward.1, &machine)?;
+    // As they will be compiled, with loops rotated where that is cheaper.
+    let planner = Planner::new(cost);
+    let forward = planner.plan(&halves.forward.0, halves.forward.1)?.program;
+    let backward = planner.plan(&halves.backward.0, halves.backward.1)?.program;
     let price = |program: &Program| cost.program(program, sizes).map_or(f64::INFINITY, |cost| cost.total);
     let n_threads = options.pool.as_ref().map_or(1, |pool| pool.n_threads());
     let memory = memory_of(&backward, saved_bytes, sizes, n_threads)?;

@@ -33,7 +33,9 @@ pub fn parts(graph: &Graph, node: N) -> Option<Vec<(V, Dim)>> {
     let is_stack = |value: V| graph.def(value).is_some_and(|(def, result)| is_stacked(graph, def, result));
     let distinct: BTreeSet<V> = found.iter().map(|(value, _)| *value).collect();
     let is_free = |value: &V| {
-        matches!(graph.values[*value].source, Source::Node(def, _) if graph.nodes[def].region == 0)
+        // An array that is put together itself has its parts elsewhere.
+        let is_made = |def: N| graph.nodes[def].region == 0 && graph.nodes[def].op.kind != OpKind::Concat;
+        matches!(graph.values[*value].source, Source::Node(def, _) if is_made(def))
             && !is_result(*value)
             && graph.values[*value].gap == 0
             && n_arrays(graph, *value) == 1
