@@ -128,6 +128,32 @@ fn the_loops_of_a_gradient_are_rotated() {
     }
 }
 
+/// What a loop stacks and what it reads in every iteration are parts of one array, which nobody copies.
+#[test]
+fn parts_of_an_array_are_read_and_written_in_their_places() {
+    for (order, reverse) in
+        [("ys, w", ""), ("w, ys", ", reverse=true"), ("w, ys", ""), ("ys, w", ", reverse=true")]
+    {
+        let source = format!(
+            "fn @step(%x: f32[128,128], %w: f32[1,128,128]) -> (x: f32[128,128], y: f32[128,128]) {{
+               m = reshape(w, shape=[128,128])
+               n = tanh(contract(x, m, spec=\"ij,jk->ik\", dtype=f32)) + m
+               return x = n, y = n
+             }}
+             export fn @main(%x: f32[128,128], %a: f32[1,128,128]) -> (y: f32[4,128,128]) {{
+               w = tanh(a)
+               out, ys = loop(x, w, body=@step, trip=3, carry=1, scan=0{reverse})
+               z = concat({order}, axis=0)
+               return y = z
+             }}"
+        );
+        let (module, _) = module(&source);
+        let program = check(&module, &[], &[], 1e-5);
+        let copies = program.kernels.iter().filter(|kernel| kernel.name.starts_with("copy_"));
+        assert_eq!(copies.count(), 1, "only the first state is copied: {order}{reverse}");
+    }
+}
+
 #[test]
 fn what_cannot_be_rotated_stays() {
     for (why, source) in [

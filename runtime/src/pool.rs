@@ -74,12 +74,13 @@ impl Pool {
             }
         };
         let launch = Arc::new(Launch::new(&work));
+        let open = Open(&launch);
         for thread in 1..=(n_ranges - 1).min(n_threads - 1) as usize {
             let launch = launch.clone();
             workers.spawn(move || launch.help(thread));
         }
         let own = catch_unwind(AssertUnwindSafe(|| work(0)));
-        launch.close();
+        drop(open);
         if let Some(panic) = own.err().or_else(|| launch.take_panic()) {
             resume_unwind(panic);
         }
@@ -150,6 +151,15 @@ impl Launch {
 
     fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
         self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A launch that is closed when this is dropped, whatever happens.
+struct Open<'l>(&'l Launch);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -62,9 +62,7 @@ pub fn compile_differentiable(
     let joint_of = |loops: Loops| joint(spec, &options, ask, loops);
     let given = spec.given_sizes();
     let fail = |errors: Diagnostics| spec.error(errors);
-    let plan = plan(&joint_of, parts, &given, &options, ask).map_err(fail)?;
-    let floats = open.outputs.iter().filter(|(_, ty)| ty.dtype.is_float());
-    let cotangents = floats.map(|(name, _)| format!("ct.{name}").into()).collect();
+    let (plan, cotangents) = plan(&joint_of, parts, &given, &options, ask).map_err(fail)?;
     let (module, func) = plan.split.forward.clone();
     let mut forward = compile_primitives(module, func, &options).map_err(fail)?;
     forward.given = given;

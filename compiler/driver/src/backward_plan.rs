@@ -13,7 +13,7 @@ use birkhoff_compiler::lower::loops::on_chip;
 use birkhoff_compiler::lower::price::Planner;
 use birkhoff_compiler::split::{self, Parts, Split, split};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
-use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::dim::{SizeEnv, Sym};
 use birkhoff_ir::plan::{Program, memory};
 use birkhoff_ir::tensor::{FuncId, Module};
 use serde_json::{Value, json};
@@ -149,6 +149,8 @@ pub(crate) type Joint = (Module, FuncId);
 
 /// Splits the joint function the cheapest way that the budget allows. `joint_of` gives it for a way to take loops back.
 ///
+/// Returns the names of the joint function's cotangents, too.
+///
 /// Errors: those of `joint_of`; a budget that nothing meets, with the least that can be done.
 pub(crate) fn plan(
     joint_of: &dyn Fn(Loops) -> Result<Joint, Diagnostics>,
@@ -156,9 +158,16 @@ pub(crate) fn plan(
     given: &SizeEnv,
     options: &Options,
     ask: &Backward,
-) -> Result<BackwardPlan, Diagnostics> {
-    let mut search =
-        Search { parts, given, options, name: String::new(), candidates: vec![], splits: vec![] };
+) -> Result<(BackwardPlan, Vec<Sym>), Diagnostics> {
+    let mut search = Search {
+        parts,
+        given,
+        options,
+        name: String::new(),
+        cotangents: vec![],
+        candidates: vec![],
+        splits: vec![],
+    };
     let asked = |keep: &Keep| ask.keep == Keep::Auto || ask.keep == *keep;
     let priced: Vec<Keep> = Keep::CANDIDATES.into_iter().filter(asked).collect();
     if !priced.is_empty() {
@@ -168,14 +177,19 @@ pub(crate) fn plan(
         .cheapest(None)
         .is_none_or(|cheapest| ask.budget_bytes.is_some_and(|budget| search.peak_bytes(cheapest) > budget));
     if is_over && asked(&Keep::Rebuild) {
-        search.add(&joint_of(Loops::Rebuild)?, &[Keep::Rebuild])?;
+        let added = joint_of(Loops::Rebuild).and_then(|joint| search.add(&joint, &[Keep::Rebuild]));
+        // Where another way fits, this one was only worth a try.
+        if search.cheapest(ask.budget_bytes).is_none() {
+            added?;
+        }
     }
     let taken = search
         .cheapest(ask.budget_bytes)
         .ok_or_else(|| refusal(&search.candidates, ask.budget_bytes.unwrap_or(0)))?;
     let split = search.splits.swap_remove(taken);
     let sizes = search.sizes(&split.backward.0);
-    Ok(BackwardPlan { name: search.name, sizes, candidates: search.candidates, taken, split })
+    let plan = BackwardPlan { name: search.name, sizes, candidates: search.candidates, taken, split };
+    Ok((plan, search.cotangents))
 }
 
 /// The ways to split that were looked at.
@@ -185,6 +199,8 @@ struct Search<'a> {
     options: &'a Options,
     /// Of the joint function.
     name: String,
+    /// The names of its cotangents.
+    cotangents: Vec<Sym>,
     candidates: Vec<Candidate>,
     /// One per candidate.
     splits: Vec<Split>,
@@ -198,12 +214,16 @@ impl Search<'_> {
             Target::Eval => vec![true; module.func(*func).nodes.len()],
             _ => on_chip(module, *func, &cost_of(self.options).target),
         };
-        self.name = module.func(*func).name.clone();
+        let source = module.func(*func);
+        self.name = source.name.clone();
+        self.cotangents =
+            source.inputs[self.parts.n_inputs..].iter().map(|input| input.name.clone()).collect();
+        let first = self.splits.len();
         for keep in ways {
             let halves = split(module, *func, self.parts, keep.policy(), &chip)
                 .map_err(|message| Diagnostic::verify(format!("splitting: {message}")))?;
-            if self.splits.iter().any(|other| other.saved == halves.saved && other.rebuilt == halves.rebuilt)
-            {
+            let is_same = |other: &Split| other.saved == halves.saved && other.rebuilt == halves.rebuilt;
+            if self.splits[first..].iter().any(is_same) {
                 continue;
             }
             let (price, memory) = assess(&halves, &self.sizes(module), self.options)?;

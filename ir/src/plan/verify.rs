@@ -450,6 +450,20 @@ impl<'p> Checker<'p> {
         })
     }
 
+    /// What `dim` is at least, whatever the counters of the loops around are: each term where they make it least.
+    fn lowest(&self, dim: &Dim) -> Dim {
+        let is_counter = |name: &Sym| self.names.iter().any(|(known, trip)| known == name && trip.is_some());
+        dim.terms().fold(Dim::default(), |sum, (names, coeff)| {
+            let term =
+                names.iter().fold(Dim::constant(coeff), |term, name| term.mul(&Dim::sym(name.clone())));
+            match names.iter().any(is_counter) {
+                true if coeff >= 0 => sum,
+                true => sum.add(&self.at_last(&term, true)),
+                false => sum.add(&term),
+            }
+        })
+    }
+
     /// Two parts in one step, of which one is written, do not overlap.
     fn apart(&mut self, span: Span, one: &Use<'p>, other: &Use<'p>) {
         if one.access == Access::Read && other.access == Access::Read {
@@ -473,7 +487,7 @@ impl<'p> Checker<'p> {
         }
         let before = other.arg.offset.sub(&one.arg.offset).sub(&one.len);
         let after = one.arg.offset.sub(&other.arg.offset).sub(&other.len);
-        if !not_negative(&before) && !not_negative(&after) {
+        if !not_negative(&self.lowest(&before)) && !not_negative(&self.lowest(&after)) {
             let message = format!("`{}` and `{}` may overlap in `{}`", one.name, other.name, name(one.arg));
             self.fail(span, format!("{message}, and one of them is written"));
         }

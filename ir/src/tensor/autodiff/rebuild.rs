@@ -191,9 +191,13 @@ fn in_two_runs(
 /// fewest; `None` for a loop that is one block.
 fn block_length(b: &Builder<'_>, parts: &Loop<'_>) -> Option<i64> {
     let trip = parts.op.dim(b.module, "trip").ok()?.as_const()?;
-    let lengths = (2..=trip / 2).filter(|length| trip % length == 0);
-    lengths.rev().min_by_key(|length| trip / length + length)
+    // The two are fewest next to the root; of a divisor and its partner the longer block has fewer of them to keep.
+    let shorter = (2..=trip.isqrt()).rev().take(MAX_TRIED).find(|length| trip % length == 0)?;
+    Some(trip / shorter)
 }
+
+/// So many lengths are looked at: beyond, blocks are far from the root anyway.
+const MAX_TRIED: usize = 1 << 16;
 
 /// The same loop over blocks of `length` iterations.
 fn in_blocks(b: &mut Builder<'_>, parts: &Loop<'_>, length: i64) -> Result<(Vec<ValueId>, Tangents), String> {
