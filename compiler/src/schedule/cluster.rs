@@ -2,7 +2,7 @@
 //!
 //! In: a graph, its classes and anchors. Out: clusters in launch order. The anchors of a cluster share *batch* classes, along
 //! which the kernel's tiles are cut: every value that passes between them inside is read at the very batch place where it
-//! was written. Greedy, in the order of [`super::order`]: an anchor joins the kernel of what it reads if it can, else one that
+//! was written. Greedy, in the order of `order.rs`: an anchor joins the kernel of what it reads if it can, else one that
 //! reads the same memory, else it starts a kernel.
 
 use super::axes::Class;
