@@ -77,18 +77,24 @@ fn check(function: &Differentiable, arrays: &[(String, Buffer)]) -> BackwardMemo
     told
 }
 
+/// Two threads, and random inputs and cotangents.
+fn options_and_arrays(spec: &Spec, wrt: &[String]) -> (Options, Vec<(String, Buffer)>) {
+    let options = Options { pool: Some(Pool::new(2).unwrap()), ..Options::default() };
+    let gradient =
+        Gradient { wrt: wrt.to_vec(), cotangents: Cotangents::All, values: true, loops: Loops::Auto };
+    let joint = compile(&spec.clone().differentiated(&gradient).unwrap(), &options).unwrap();
+    let names = joint.signature().inputs.iter().map(|(name, _)| name.to_string());
+    let arrays = names.zip(joint.random_inputs(3).unwrap()).collect();
+    (options, arrays)
+}
+
 /// The way back through a stack of layers is told as it runs, rotated or not. Of its states, those at the beginnings of blocks and
 /// those of one block are fewer than all.
 fn rebuilt_states_take_less_memory() {
     let spec = Spec::load(folder("../examples/mhc_stack.toml")).unwrap();
     let spec = spec.dim("C", 64).dim("hidden", 64).dim("layers", 12).dim("T", 512);
     let wrt: Vec<String> = ["phi", "a_pre", "b_res"].map(String::from).to_vec();
-    let options = Options { pool: Some(Pool::new(2).unwrap()), ..Options::default() };
-    let gradient =
-        Gradient { wrt: wrt.clone(), cotangents: Cotangents::All, values: true, loops: Loops::Stash };
-    let joint = compile(&spec.clone().differentiated(&gradient).unwrap(), &options).unwrap();
-    let names = joint.signature().inputs.iter().map(|(name, _)| name.to_string());
-    let arrays: Vec<(String, Buffer)> = names.zip(joint.random_inputs(3).unwrap()).collect();
+    let (options, arrays) = options_and_arrays(&spec, &wrt);
     let told = [Keep::Stash, Keep::Rebuild].map(|keep| {
         let ask = Backward { wrt: wrt.clone(), keep, budget_bytes: None };
         let function = compile_differentiable(&spec, &options, &ask).unwrap();
@@ -112,12 +118,7 @@ fn a_backward_call_takes_the_memory_that_its_plan_says() {
     let spec = Spec::load(folder("../examples/mhc_layer.toml")).unwrap().dim("C", 32).dim("T", 4096);
     let wrt: Vec<String> =
         spec.open_signature().unwrap().inputs.iter().map(|(name, _)| name.to_string()).collect();
-    let options = Options { pool: Some(Pool::new(2).unwrap()), ..Options::default() };
-    let gradient =
-        Gradient { wrt: wrt.clone(), cotangents: Cotangents::All, values: true, loops: Loops::Auto };
-    let joint = compile(&spec.clone().differentiated(&gradient).unwrap(), &options).unwrap();
-    let names = joint.signature().inputs.iter().map(|(name, _)| name.to_string());
-    let arrays: Vec<(String, Buffer)> = names.zip(joint.random_inputs(3).unwrap()).collect();
+    let (options, arrays) = options_and_arrays(&spec, &wrt);
     let mut saved = vec![];
     for keep in [Keep::Stash, Keep::Rerun, Keep::Nothing] {
         let ask = Backward { wrt: wrt.clone(), keep, budget_bytes: None };

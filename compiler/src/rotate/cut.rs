@@ -204,18 +204,10 @@ fn is_product(graph: &Graph, node: N) -> bool {
 }
 
 /// Nodes that `values` come from, in order.
-pub fn ancestors(body: &Func, values: &BTreeSet<ValueId>) -> Vec<usize> {
-    let mut needed = vec![false; body.nodes.len()];
-    let mut open: Vec<ValueId> = values.iter().copied().collect();
-    while let Some(value) = open.pop() {
-        if let Def::Node { node, .. } = body.values[value.0 as usize].def
-            && !needed[node as usize]
-        {
-            needed[node as usize] = true;
-            open.extend(&body.nodes[node as usize].args);
-        }
-    }
-    (0..body.nodes.len()).filter(|node| needed[*node]).collect()
+pub fn ancestors(body: &Func, values: impl IntoIterator<Item = ValueId>) -> Vec<usize> {
+    let needed = needed_for(body, values);
+    let is_needed = |node: &usize| body.nodes[*node].results.iter().any(|result| needed.contains(result));
+    (0..body.nodes.len()).filter(is_needed).collect()
 }
 
 /// True for ops that are computed again rather than handed on: they cost nothing, and their results are larger.

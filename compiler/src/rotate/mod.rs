@@ -116,7 +116,7 @@ impl Halves {
         };
         let early_rows: BTreeSet<usize> = (shape.n_carry..body.outputs.len()).filter(is_early).collect();
         let early_values = early_rows.iter().map(|idx| body.outputs[*idx].value);
-        let early = ancestors(&body, &cut.iter().copied().chain(early_values).collect());
+        let early = ancestors(&body, cut.iter().copied().chain(early_values));
         let is_work = |place: &usize| !is_free(body.nodes[*place].op.kind);
         let is_cut_by_products = waits.iter().any(|waits| *waits);
         (is_cut_by_products && reads_state_in_sums(&body, &shape, &early) && late.iter().any(is_work))

@@ -54,14 +54,6 @@ fn split(graph: &mut Graph, node: N) {
     ty.shape.insert(0, Dim::constant(N_CHUNKS));
     let name = info.name.as_ref().map(|name| format!("{name}_parts").into());
     let parts = graph.add_value(ty, Source::Node(node, 0), name);
-    for value in &mut graph.values {
-        if let Source::Node(def, _) = &mut value.source
-            && *def > node
-        {
-            *def += 1;
-        }
-    }
-    graph.values[result].source = Source::Node(node + 1, 0);
     let kind = match graph.nodes[node].op.kind {
         OpKind::Contract => OpKind::ReduceSum,
         kind => kind,
@@ -69,17 +61,8 @@ fn split(graph: &mut Graph, node: N) {
     let first = &mut graph.nodes[node];
     first.results = vec![parts];
     first.chunked = true;
-    let second = GNode {
-        op: Op { kind, attrs: vec![Attr::Axes(vec![0])] },
-        args: vec![parts],
-        results: vec![result],
-        region: 0,
-        body: None,
-        chunked: false,
-        copy: false,
-        path: vec![],
-    };
-    graph.nodes.insert(node + 1, second);
+    let sum = Op { kind, attrs: vec![Attr::Axes(vec![0])] };
+    graph.insert(node + 1, GNode::plain(sum, vec![parts], vec![result]));
 }
 
 /// The chunks of a chunked node, and the class of its sum that is cut into them.

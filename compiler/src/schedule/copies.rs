@@ -86,11 +86,6 @@ fn add_copy(graph: &mut Graph, source: V, lanes: LaneKind) -> V {
     let mut ty = info.ty.clone();
     ty.shape.rotate_right(1);
     let rank = ty.shape.len() as u32;
-    for value in &mut graph.values {
-        if let Source::Node(def, _) = &mut value.source {
-            *def += 1;
-        }
-    }
     let name = info.name.as_ref().map(|name| format!("{name}_copy").into());
     let size = ty.dtype.size_bytes() as i64;
     let row = ty.shape.last().and_then(Dim::as_const);
@@ -98,16 +93,7 @@ fn add_copy(graph: &mut Graph, source: V, lanes: LaneKind) -> V {
     let copy = graph.add_value(ty, Source::Node(0, 0), name);
     graph.values[copy].gap = if is_aliased { SET_APART / size } else { 0 };
     let axes = (0..rank).map(|axis| if axis == 0 { rank - 1 } else { axis - 1 }).collect();
-    let node = GNode {
-        op: Op { kind: OpKind::Transpose, attrs: vec![Attr::Axes(axes)] },
-        args: vec![source],
-        results: vec![copy],
-        region: 0,
-        body: None,
-        chunked: false,
-        copy: true,
-        path: vec![],
-    };
-    graph.nodes.insert(0, node);
+    let op = Op { kind: OpKind::Transpose, attrs: vec![Attr::Axes(axes)] };
+    graph.insert(0, GNode { copy: true, ..GNode::plain(op, vec![source], vec![copy]) });
     copy
 }

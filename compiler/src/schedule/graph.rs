@@ -88,6 +88,13 @@ pub struct Region {
     pub reverse: bool,
 }
 
+impl GNode {
+    /// A node of the function itself.
+    pub fn plain(op: Op, args: Vec<V>, results: Vec<V>) -> GNode {
+        GNode { op, args, results, region: 0, body: None, chunked: false, copy: false, path: vec![] }
+    }
+}
+
 /// A function as one graph.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -135,6 +142,21 @@ impl Graph {
     pub fn add_value(&mut self, ty: TensorType, source: Source, name: Option<Sym>) -> V {
         self.values.push(GValue { ty, source, name, gap: 0 });
         self.values.len() - 1
+    }
+
+    /// Puts `node` at position `at`, and those from there on behind it. Its results come from it now, whatever they came from.
+    pub fn insert(&mut self, at: N, node: GNode) {
+        for value in &mut self.values {
+            if let Source::Node(def, _) = &mut value.source
+                && *def >= at
+            {
+                *def += 1;
+            }
+        }
+        for (idx, result) in node.results.iter().enumerate() {
+            self.values[*result].source = Source::Node(at, idx);
+        }
+        self.nodes.insert(at, node);
     }
 
     /// Adds the nodes of `func` on arguments `args`; returns its outputs.
@@ -203,16 +225,7 @@ impl Graph {
             let ty = self.values[value].ty.clone();
             let copy = self.add_value(ty, Source::Node(number, 0), None);
             let op = Op::plain(OpKind::StopGradient);
-            self.nodes.push(GNode {
-                op,
-                args: vec![value],
-                results: vec![copy],
-                region,
-                body: None,
-                chunked: false,
-                copy: false,
-                path: vec![],
-            });
+            self.nodes.push(GNode { region, ..GNode::plain(op, vec![value], vec![copy]) });
             owned.push(copy);
         }
         owned

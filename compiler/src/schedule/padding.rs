@@ -84,30 +84,6 @@ fn padded(shape: &[Dim], high: i64) -> Vec<Dim> {
     shape
 }
 
-/// Makes room for a node at `at`.
-fn shift(graph: &mut Graph, at: N) {
-    for value in &mut graph.values {
-        if let Source::Node(def, _) = &mut value.source
-            && *def >= at
-        {
-            *def += 1;
-        }
-    }
-}
-
-fn node_of(kind: OpKind, attrs: Vec<Attr>, args: Vec<V>, result: V) -> GNode {
-    GNode {
-        op: Op { kind, attrs },
-        args,
-        results: vec![result],
-        region: 0,
-        body: None,
-        chunked: false,
-        copy: false,
-        path: vec![],
-    }
-}
-
 /// Adds nodes, before all others, that copy `source` with `high` zeros at the end of every row.
 fn add_copy(graph: &mut Graph, source: V, high: i64) -> V {
     let GValue { ty, name, .. } = graph.values[source].clone();
@@ -115,14 +91,13 @@ fn add_copy(graph: &mut Graph, source: V, high: i64) -> V {
     let (dtype, mut wide, mut scalar) = (ty.dtype, ty.clone(), ty);
     wide.shape = padded(&wide.shape, high);
     scalar.shape.clear();
-    shift(graph, 0);
-    shift(graph, 0);
     let zero = graph.add_value(scalar, Source::Node(0, 0), None);
     let copy = graph.add_value(wide, Source::Node(1, 0), name.map(|name| format!("{name}_rows").into()));
     let attrs = vec![Attr::Float(F64(0.0)), Attr::DType(dtype)];
     let pad = vec![axis, Attr::Dim(Dim::constant(0)), Attr::Dim(Dim::constant(high))];
-    let pad = GNode { copy: true, ..node_of(OpKind::Pad, pad, vec![source, zero], copy) };
-    graph.nodes.splice(0..0, [node_of(OpKind::Const, attrs, vec![], zero), pad]);
+    graph.insert(0, GNode::plain(Op { kind: OpKind::Const, attrs }, vec![], vec![zero]));
+    let pad = GNode::plain(Op { kind: OpKind::Pad, attrs: pad }, vec![source, zero], vec![copy]);
+    graph.insert(1, GNode { copy: true, ..pad });
     copy
 }
 
@@ -133,10 +108,9 @@ fn widen_result(graph: &mut Graph, node: N, high: i64) {
     let Some(n_outputs) = ty.shape.last().cloned() else { return };
     let axis = Attr::Int(ty.shape.len() as i64 - 1);
     ty.shape = padded(&ty.shape, high);
-    shift(graph, node + 1);
     let wide = graph.add_value(ty, Source::Node(node, 0), None);
     graph.nodes[node].results[0] = wide;
-    graph.values[result].source = Source::Node(node + 1, 0);
     let attrs = vec![axis, Attr::Dim(Dim::constant(0)), Attr::Dim(n_outputs)];
-    graph.nodes.insert(node + 1, node_of(OpKind::Slice, attrs, vec![wide], result));
+    let slice = GNode::plain(Op { kind: OpKind::Slice, attrs }, vec![wide], vec![result]);
+    graph.insert(node + 1, slice);
 }
