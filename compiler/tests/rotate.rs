@@ -172,7 +172,9 @@ fn bytes_per_token(program: &Program) -> u64 {
     });
     let moved = |n_tokens: i64| -> u64 {
         let per_kernel = traffic::predict(program, &sizes(&[("T", n_tokens)])).expect("predicts");
-        let launches = body.expect("there is a loop").iter().filter_map(|step| match step {
+        let steps = body.expect("there is a loop").iter();
+        let all = steps.flat_map(|step| std::iter::once(step).chain(step.body()));
+        let launches = all.filter_map(|step| match step {
             Step::Launch { kernel, .. } => Some(per_kernel[*kernel as usize].per_launch.edge_bytes()),
             _ => None,
         });

@@ -7,6 +7,7 @@
 use crate::pool::Pool;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::plan::contract::ContractSizes;
+use birkhoff_ir::plan::rows::Side;
 use gemm::Parallelism;
 
 /// Products of a block beyond which it is cut, as long as threads of a small machine would wait for it.
@@ -46,6 +47,13 @@ impl Blocks {
         }
     }
 
+    /// The places of a block.
+    fn part(&self, block: i64, sizes: &ContractSizes) -> Part {
+        let row = block / self.n_cols * self.rows;
+        let col = block % self.n_cols * self.cols;
+        Part { row, rows: self.rows.min(sizes.m - row), col, cols: self.cols.min(sizes.n - col) }
+    }
+
     /// Number of blocks of one product.
     fn per_product(&self) -> i64 {
         self.n_rows.saturating_mul(self.n_cols)
@@ -81,15 +89,59 @@ pub(crate) unsafe fn run(pool: &Pool, dtype: DType, sizes: &ContractSizes, start
         for idx in first..last {
             let (product, block) = (idx / blocks.per_product(), idx % blocks.per_product());
             // SAFETY: passed on; every block is within the result.
-            unsafe {
-                match dtype {
-                    DType::F64 => one::<f64>(&blocks, sizes, factors.0.map(<*mut u8>::cast), product, block),
-                    _ => one::<f32>(&blocks, sizes, factors.0.map(<*mut u8>::cast), product, block),
-                }
-            }
+            unsafe { one(dtype, sizes, factors.0, product, blocks.part(block, sizes)) }
         }
     };
     pool.run(blocks.per_product().saturating_mul(sizes.batch), &body);
+}
+
+/// Computes what lies between `first` and `last` along one axis of the results, on this thread.
+///
+/// # Safety
+///
+/// As [`run`], where others may write the rest of the results; the range is within that axis.
+pub(crate) unsafe fn run_part(
+    dtype: DType,
+    sizes: &ContractSizes,
+    starts: [*mut u8; 3],
+    side: Side,
+    (first, last): (i64, i64),
+) {
+    let mut part = Part { row: 0, rows: sizes.m, col: 0, cols: sizes.n };
+    let mut products = 0..sizes.batch;
+    match side {
+        Side::Batch => products = first..last,
+        Side::Rows => (part.row, part.rows) = (first, last - first),
+        Side::Cols => (part.col, part.cols) = (first, last - first),
+    }
+    for product in products {
+        // SAFETY: passed on.
+        unsafe { one(dtype, sizes, starts, product, part) };
+    }
+}
+
+/// Places of the results of one product.
+#[derive(Clone, Copy)]
+struct Part {
+    row: i64,
+    rows: i64,
+    col: i64,
+    cols: i64,
+}
+
+/// Computes a part of one product.
+///
+/// # Safety
+///
+/// As [`of_type`].
+unsafe fn one(dtype: DType, sizes: &ContractSizes, starts: [*mut u8; 3], product: i64, part: Part) {
+    // SAFETY: passed on; the arrays are of that type.
+    unsafe {
+        match dtype {
+            DType::F64 => of_type::<f64>(sizes, starts.map(<*mut u8>::cast), product, part),
+            _ => of_type::<f32>(sizes, starts.map(<*mut u8>::cast), product, part),
+        }
+    }
 }
 
 /// Zero and one of an element type.
@@ -108,27 +160,23 @@ impl Unit for f64 {
     const ONE: f64 = 1.0;
 }
 
-/// Computes one block of one product.
+/// Computes a part of one product.
 ///
 /// # Safety
 ///
-/// As [`run`], for arrays of `T`; the block is one of those that `blocks` count.
-unsafe fn one<T: Unit + 'static>(
-    blocks: &Blocks,
+/// As [`run`], for arrays of `T`; the part is within the results.
+unsafe fn of_type<T: Unit + 'static>(
     sizes: &ContractSizes,
     starts: [*mut T; 3],
     product: i64,
-    block: i64,
+    Part { row, rows, col, cols }: Part,
 ) {
-    let row = block / blocks.n_cols * blocks.rows;
-    let col = block % blocks.n_cols * blocks.cols;
     let [a, b, c] = sizes.strides;
     let at = |start: *mut T, strides: [i64; 3], row: i64, col: i64| {
         // Within the spans that the caller vouches for, so within `isize`.
         start.wrapping_offset((product * strides[0] + row * strides[1] + col * strides[2]) as isize)
     };
-    let (rows, cols) = (blocks.rows.min(sizes.m - row), blocks.cols.min(sizes.n - col));
-    // SAFETY: the places of the block in `c` and the rows and columns of `a` and `b` that it takes are within the arrays; `c`
+    // SAFETY: the places of the part in `c` and the rows and columns of `a` and `b` that it takes are within the arrays; `c`
     // is not read.
     unsafe {
         gemm::gemm(

@@ -29,6 +29,6 @@ pub use buffer::Buffer;
 pub use element::Element;
 pub use executable::{CallReport, Executable, Memory};
 pub use image::KernelImage;
-pub use launch::Launched;
+pub use launch::{Launched, Ran};
 pub use pool::Pool;
 pub use view::{View, ViewMut};

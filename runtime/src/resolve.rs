@@ -9,6 +9,7 @@ use birkhoff_ir::dim::{Dim, DimError, SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{self, Access, abi};
 use birkhoff_ir::plan::contract::{ContractSizes, has_library};
+use birkhoff_ir::plan::rows::{self, Cut, Side, Touched};
 use birkhoff_ir::plan::{self, BufferKind, Program};
 
 /// A plan in numbers.
@@ -50,6 +51,17 @@ pub(crate) enum Step {
     },
     /// Matrix products by the library.
     Contract(Contract),
+    /// Runs all parts for some rows, and for others.
+    Rows {
+        /// Position of the group in the plan.
+        group: usize,
+        /// Rows in all.
+        n_rows: i64,
+        /// Rows of a block.
+        block: i64,
+        /// What happens to the rows of a block, in order.
+        parts: Vec<Part>,
+    },
     /// Runs the body a number of times.
     Loop {
         /// The counter's name.
@@ -70,8 +82,27 @@ pub(crate) enum Step {
     },
 }
 
+/// A step that can run for some rows.
+pub(crate) enum Part {
+    /// Tiles of a kernel.
+    Launch {
+        /// Position of the kernel.
+        kernel: usize,
+        /// One per parameter.
+        args: Vec<Arg>,
+        /// Rows of so many tiles.
+        rows: i64,
+        /// Tiles for so many rows.
+        tiles: i64,
+    },
+    /// A part of matrix products, along one axis of the results.
+    Contract(Contract, Side),
+}
+
 /// Matrix products at given sizes.
 pub(crate) struct Contract {
+    /// Position in the plan's contractions.
+    pub contract: usize,
     /// The element type of all three.
     pub dtype: DType,
     /// Extents and strides.
@@ -167,6 +198,7 @@ fn check_steps(program: &Program, steps: &[plan::Step], errors: &mut Vec<String>
                 Some(func) => check_args(program, func, args, errors),
             },
             plan::Step::Contract(contract) => check_contract(program, contract, errors),
+            plan::Step::Rows { body, .. } => check_steps(program, body, errors),
             plan::Step::Unless { flag, body } => {
                 let is_flag = |buffer: &plan::Buffer| {
                     buffer.dtype == DType::Bool && buffer.n_elems() == Dim::constant(1)
@@ -272,7 +304,8 @@ pub(crate) fn resolve(program: &Program, sizes: &SizeEnv) -> Result<Resolved, Di
         kernels,
         steps: vec![],
     };
-    resolved.steps = resolve_steps(program, &resolved, &program.steps)?;
+    resolved.steps =
+        Resolver { program, resolved: &resolved, n_contracts: 0, n_groups: 0 }.steps(&program.steps)?;
     Ok(resolved)
 }
 
@@ -329,59 +362,111 @@ fn resolve_kernel(func: &kernel::Func, sizes: &SizeEnv) -> Result<(Kernel, u64),
     Ok((Kernel { sizes: values?, n_tiles, param_bytes }, scratch))
 }
 
-fn resolve_steps(
-    program: &Program,
-    resolved: &Resolved,
-    steps: &[plan::Step],
-) -> Result<Vec<Step>, Diagnostic> {
-    steps.iter().map(|step| resolve_step(program, resolved, step)).collect()
+/// Turns steps into numbers, counting contractions and groups as they stand in the plan.
+struct Resolver<'r> {
+    program: &'r Program,
+    resolved: &'r Resolved,
+    n_contracts: usize,
+    n_groups: usize,
 }
 
-fn resolve_step(program: &Program, resolved: &Resolved, step: &plan::Step) -> Result<Step, Diagnostic> {
-    let sizes = &resolved.sizes;
-    match step {
-        plan::Step::Launch { kernel, args } => {
-            let kernel = *kernel as usize;
-            let params = &program.kernels[kernel].params;
-            let args: Result<Vec<Arg>, Diagnostic> =
-                args.iter().zip(params).map(|(arg, param)| resolve_arg(arg, param, resolved)).collect();
-            Ok(Step::Launch { kernel, args: args? })
-        }
-        plan::Step::Contract(contract) => resolve_contract(program, contract, resolved).map(Step::Contract),
-        plan::Step::Unless { flag, body } => {
-            Ok(Step::Unless { flag: flag.0 as usize, body: resolve_steps(program, resolved, body)? })
-        }
-        plan::Step::Loop { var, trip, body, swaps } => {
-            let swaps: Vec<(usize, usize)> =
-                swaps.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
-            for (a, b) in &swaps {
-                if resolved.buffer_bytes[*a] != resolved.buffer_bytes[*b] {
-                    let names = [a, b].map(|idx| program.buffers[*idx].name.to_string());
-                    let message =
-                        format!("the buffers `{}` are swapped and differ in size", names.join("`, `"));
-                    return Err(Diagnostic::verify(message));
+impl Resolver<'_> {
+    fn steps(&mut self, steps: &[plan::Step]) -> Result<Vec<Step>, Diagnostic> {
+        let mut all = Vec::with_capacity(steps.len());
+        for step in steps {
+            match step {
+                plan::Step::Launch { kernel, args } => {
+                    all.push(Step::Launch { kernel: *kernel as usize, args: self.args(*kernel, args)? })
+                }
+                plan::Step::Contract(contract) => all.push(Step::Contract(self.contract(contract)?)),
+                plan::Step::Unless { flag, body } => {
+                    all.push(Step::Unless { flag: flag.0 as usize, body: self.steps(body)? })
+                }
+                plan::Step::Rows { rows, body } => self.rows(rows, body, &mut all)?,
+                plan::Step::Loop { var, trip, body, swaps } => {
+                    let swaps = self.swaps(swaps)?;
+                    let trip = Number::new(trip, &self.resolved.sizes).map_err(overflow)?;
+                    all.push(Step::Loop { var: var.clone(), trip, body: self.steps(body)?, swaps });
                 }
             }
-            let trip = Number::new(trip, sizes).map_err(overflow)?;
-            Ok(Step::Loop { var: var.clone(), trip, body: resolve_steps(program, resolved, body)?, swaps })
         }
+        Ok(all)
     }
-}
 
-fn resolve_contract(
-    program: &Program,
-    contract: &plan::Contract,
-    resolved: &Resolved,
-) -> Result<Contract, Diagnostic> {
-    let dtype = program.buffers[contract.c.arg.buffer.0 as usize].dtype;
-    let sizes = contract.sizes(&resolved.sizes)?;
-    let [a, b, c] = contract.operands();
-    let arg = |operand: plan::contract::Operand<'_>, span: i64| {
-        let needed_bytes = size_bytes(&[span], dtype.size_bytes())?;
-        part(&operand.matrix.arg, dtype.size_bytes(), needed_bytes, resolved)
-    };
-    let args = [arg(a, sizes.spans[0])?, arg(b, sizes.spans[1])?, arg(c, sizes.spans[2])?];
-    Ok(Contract { dtype, sizes, args })
+    fn args(&self, kernel: u32, args: &[plan::Arg]) -> Result<Vec<Arg>, Diagnostic> {
+        let params = &self.program.kernels[kernel as usize].params;
+        args.iter().zip(params).map(|(arg, param)| resolve_arg(arg, param, self.resolved)).collect()
+    }
+
+    fn swaps(&self, swaps: &[(plan::BufferId, plan::BufferId)]) -> Result<Vec<(usize, usize)>, Diagnostic> {
+        let swaps: Vec<(usize, usize)> = swaps.iter().map(|(a, b)| (a.0 as usize, b.0 as usize)).collect();
+        for (a, b) in &swaps {
+            if self.resolved.buffer_bytes[*a] != self.resolved.buffer_bytes[*b] {
+                let names = [a, b].map(|idx| self.program.buffers[*idx].name.to_string());
+                let message = format!("the buffers `{}` are swapped and differ in size", names.join("`, `"));
+                return Err(Diagnostic::verify(message));
+            }
+        }
+        Ok(swaps)
+    }
+
+    /// A group as blocks of rows where that is the same at these sizes, else as the steps that it has.
+    fn rows(&mut self, rows: &Dim, body: &[plan::Step], all: &mut Vec<Step>) -> Result<(), Diagnostic> {
+        let group = self.n_groups;
+        self.n_groups += 1;
+        let n_rows = rows.eval(&self.resolved.sizes).map_err(overflow)?;
+        let Some((block, cuts)) = self.blocks(n_rows, body)? else {
+            all.extend(self.steps(body)?);
+            return Ok(());
+        };
+        let mut parts = Vec::with_capacity(body.len());
+        for (step, cut) in body.iter().zip(cuts) {
+            parts.push(match (step, cut) {
+                (plan::Step::Launch { kernel, args }, Cut::Tiles { rows, tiles }) => {
+                    Part::Launch { kernel: *kernel as usize, args: self.args(*kernel, args)?, rows, tiles }
+                }
+                (plan::Step::Contract(contract), Cut::Product(side)) => {
+                    Part::Contract(self.contract(contract)?, side)
+                }
+                _ => return Err(Diagnostic::verify("a step of a group is cut as what it is not")),
+            });
+        }
+        all.push(Step::Rows { group, n_rows, block, parts });
+        Ok(())
+    }
+
+    /// Rows of a block and how the steps are cut, if they can be.
+    fn blocks(&self, n_rows: i64, body: &[plan::Step]) -> Result<Option<(i64, Vec<Cut>)>, Diagnostic> {
+        // Steps of a block run beside those of others: temporaries that share memory would meet.
+        let mut users: Vec<(u32, plan::BufferId)> = vec![];
+        for id in body.iter().flat_map(plan::Step::buffers) {
+            if let BufferKind::Temp(slot) = self.program.buffers[id.0 as usize].kind {
+                if users.iter().any(|(known, user)| *known == slot && *user != id) {
+                    return Ok(None);
+                }
+                users.push((slot, id));
+            }
+        }
+        let touched: Result<Option<Vec<Touched>>, Diagnostic> =
+            body.iter().map(|step| Touched::new(self.program, step, n_rows, &self.resolved.sizes)).collect();
+        let Some(touched) = touched? else { return Ok(None) };
+        let cut = rows::cut(&touched.iter().collect::<Vec<_>>());
+        Ok(cut.and_then(|cut| Some((cut.block(n_rows)?, cut.cuts))))
+    }
+
+    fn contract(&mut self, contract: &plan::Contract) -> Result<Contract, Diagnostic> {
+        let dtype = self.program.buffers[contract.c.arg.buffer.0 as usize].dtype;
+        let sizes = contract.sizes(&self.resolved.sizes)?;
+        let [a, b, c] = contract.operands();
+        let arg = |operand: plan::contract::Operand<'_>, span: i64| {
+            let needed_bytes = size_bytes(&[span], dtype.size_bytes())?;
+            part(&operand.matrix.arg, dtype.size_bytes(), needed_bytes, self.resolved)
+        };
+        let args = [arg(a, sizes.spans[0])?, arg(b, sizes.spans[1])?, arg(c, sizes.spans[2])?];
+        let number = self.n_contracts;
+        self.n_contracts += 1;
+        Ok(Contract { contract: number, dtype, sizes, args })
+    }
 }
 
 fn resolve_arg(arg: &plan::Arg, param: &kernel::Param, resolved: &Resolved) -> Result<Arg, Diagnostic> {

@@ -5,3 +5,4 @@
 #[cfg(feature = "ptx")]
 pub mod device;
 pub mod golden;
+pub mod runs;

@@ -265,6 +265,7 @@ impl<'p> Walk<'p, '_> {
                     ));
                 }
                 Step::Loop { var, trip, body, swaps } => self.repeat(var, trip, body, swaps)?,
+                Step::Rows { body, .. } => self.steps(body)?,
                 Step::Unless { flag, body } => self.unless(*flag, body)?,
             }
         }

@@ -206,8 +206,9 @@ pub fn no_library() -> Diagnostic {
 }
 
 fn steps(list: &[Step]) -> Result<Vec<StepEntry>, Diagnostic> {
-    let entry = |step: &Step| {
-        Ok(match step {
+    let mut entries = vec![];
+    for step in list {
+        entries.push(match step {
             Step::Launch { kernel, args } => StepEntry::Launch {
                 kernel: *kernel,
                 args: args
@@ -222,8 +223,13 @@ fn steps(list: &[Step]) -> Result<Vec<StepEntry>, Diagnostic> {
                 swaps: swaps.iter().map(|(a, b)| [a.0, b.0]).collect(),
             },
             Step::Unless { flag, body } => StepEntry::Unless { flag: flag.0, body: steps(body)? },
+            // A device runs step after step.
+            Step::Rows { body, .. } => {
+                entries.extend(steps(body)?);
+                continue;
+            }
             Step::Contract(_) => return Err(no_library()),
-        })
-    };
-    list.iter().map(entry).collect()
+        });
+    }
+    Ok(entries)
 }

@@ -62,7 +62,9 @@ fn alignments(program: &Program) -> Vec<Vec<u64>> {
                         }
                     }
                 }
-                Step::Loop { body, .. } | Step::Unless { body, .. } => visit(body, kernels, found),
+                Step::Loop { body, .. } | Step::Unless { body, .. } | Step::Rows { body, .. } => {
+                    visit(body, kernels, found)
+                }
                 Step::Contract(_) => {}
             }
         }

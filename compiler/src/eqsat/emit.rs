@@ -36,7 +36,7 @@ impl Origins {
                     origins.names.entry(class(result)).or_insert_with(|| name.clone());
                 }
             }
-            let op = super::import::canonical(&node.op);
+            let op = super::rewriter::canonical(&node.op);
             let Some(op) = graph.analysis.number_of(&op) else { continue };
             let mut sorted = args.clone();
             if super::pattern::is_commutative(node.op.kind) {

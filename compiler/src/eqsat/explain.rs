@@ -4,7 +4,7 @@
 //! so each is visited once: written out flat they grow exponentially.
 
 use super::extract::Choice;
-use super::import::canonical;
+use super::rewriter::canonical;
 use super::term::{Graph, Head, Term};
 use egg::{Id, RecExpr, TreeTerm};
 use std::collections::{BTreeMap, HashSet};

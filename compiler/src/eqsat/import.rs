@@ -5,7 +5,7 @@
 //! apply.
 
 use super::facts::Facts;
-use super::rewriter::{Rewriter, contract_op};
+use super::rewriter::Rewriter;
 use super::term::{Graph, Head, Term, is_tuple};
 use birkhoff_ir::tensor::build::Builder;
 use birkhoff_ir::tensor::{Domain, Func, FuncId, Module, Op, OpKind, ValueId};
@@ -93,7 +93,7 @@ pub fn insert_values(cx: &mut Rewriter<'_>, func: &Func, args: &[Id]) -> Option<
     classes.extend(args.iter().take(func.inputs.len()));
     for node in &func.nodes {
         let operands: Vec<Id> = node.args.iter().map(|arg| classes[arg.0 as usize]).collect();
-        let term = cx.add(&canonical(&node.op), &operands)?;
+        let term = cx.add(&node.op, &operands)?;
         if is_tuple(node.op.kind) {
             classes.extend((0..node.results.len()).map(|idx| cx.get(term, idx)));
         } else {
@@ -101,14 +101,6 @@ pub fn insert_values(cx: &mut Rewriter<'_>, func: &Func, args: &[Id]) -> Option<
         }
     }
     Some(classes)
-}
-
-/// The op as the graph holds it: contractions with their labels renamed.
-pub fn canonical(op: &Op) -> Op {
-    match (op.einsum(), op.dtype()) {
-        (Some(spec), Some(dtype)) => contract_op(spec, dtype).unwrap_or_else(|| op.clone()),
-        _ => op.clone(),
-    }
 }
 
 /// Adds the composites of `flat` to the classes of what they were written out as.

@@ -83,7 +83,7 @@ impl Rewriter<'_> {
 
     /// Applies an op.
     pub fn add(&mut self, op: &Op, args: &[Id]) -> Option<Id> {
-        let id = self.graph.analysis.intern_op(op);
+        let id = self.graph.analysis.intern_op(&canonical(op));
         let mut types = Vec::with_capacity(args.len());
         for arg in args {
             types.push(data(self.graph, *arg).results.first()?.0);
@@ -264,6 +264,14 @@ impl Rewriter<'_> {
                 self.add(&op, &ids?)
             }
         }
+    }
+}
+
+/// The op as the graph holds it: contractions with their labels renamed.
+pub fn canonical(op: &Op) -> Op {
+    match (op.einsum(), op.dtype()) {
+        (Some(spec), Some(dtype)) => contract_op(spec, dtype).unwrap_or_else(|| op.clone()),
+        _ => op.clone(),
     }
 }
 

@@ -67,7 +67,8 @@ fn add_size(sizes: &mut Vec<Dim>, bytes: Dim) {
 fn live_ranges(steps: &[Step], clock: &mut usize, lives: &mut Lives, loops: &mut Vec<(usize, usize)>) {
     for step in steps {
         match step {
-            Step::Launch { .. } | Step::Contract(_) => {
+            // What runs block by block runs at once.
+            Step::Launch { .. } | Step::Contract(_) | Step::Rows { .. } => {
                 *clock += 1;
                 let mut used = BTreeSet::new();
                 buffers_of(std::slice::from_ref(step), &mut used);
@@ -117,7 +118,7 @@ fn swapping(steps: &[Step], swapped: &mut BTreeSet<BufferId>) {
                 swapping(body, swapped);
             }
             Step::Unless { body, .. } => swapping(body, swapped),
-            Step::Launch { .. } | Step::Contract(_) => {}
+            Step::Launch { .. } | Step::Contract(_) | Step::Rows { .. } => {}
         }
     }
 }
@@ -127,6 +128,7 @@ fn buffers_of(steps: &[Step], used: &mut BTreeSet<BufferId>) {
         match step {
             Step::Launch { args, .. } => used.extend(args.iter().map(|arg| arg.buffer)),
             Step::Contract(contract) => used.extend(contract.buffers()),
+            Step::Rows { body, .. } => buffers_of(body, used),
             Step::Unless { flag, body } => {
                 used.insert(*flag);
                 buffers_of(body, used);

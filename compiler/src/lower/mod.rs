@@ -13,6 +13,7 @@ mod parts;
 pub mod price;
 pub mod program;
 mod rolled;
+mod rows;
 pub mod stage_loads;
 pub mod tokens;
 pub mod value;

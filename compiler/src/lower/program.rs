@@ -2,6 +2,7 @@
 
 use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
+use super::rows::group_rows;
 use super::stage_loads::load_in_stages;
 use super::widen::widen;
 use crate::schedule::anchors;
@@ -9,7 +10,7 @@ use crate::schedule::assembled::{self, behind_reshapes};
 use crate::schedule::axes::Axes;
 use crate::schedule::chunks::split_batch_sums;
 use crate::schedule::cluster::{Cluster, is_small, loop_batch, partition};
-use crate::schedule::copies::copy_transposed;
+use crate::schedule::copies::{copy_transposed, turn_factors};
 use crate::schedule::graph::{Graph, LoopPath, LoopShape, N, Source, V};
 use crate::schedule::padding::pad_rows;
 use crate::schedule::products::{Product, large_product};
@@ -62,6 +63,7 @@ pub fn build(module: &Module, func: FuncId, target: &Target) -> Result<Program, 
             widen(kernel);
         }
     }
+    group_rows(&mut program)?;
     memory::assign_slots(&mut program);
     Ok(program)
 }
@@ -434,6 +436,7 @@ pub(super) fn open_graph(
                     pad_rows(&mut graph, target, &is_whole);
                     copy_transposed(&mut graph, target.lanes);
                 }
+                turn_factors(&mut graph, &|graph, node| library_product(graph, node, target));
                 let axes = Axes::new(&graph);
                 return (graph, axes);
             }

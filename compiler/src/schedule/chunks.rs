@@ -73,8 +73,11 @@ pub fn cut(walk: &Walk<'_>, node: N) -> Option<(Class, Class)> {
     }
     let chunk = walk.axes.leaves(gnode.results[0], 0).first().copied()?;
     let sums = walk.axes.of_sums(node);
-    // The outermost axis of unknown extent; else the longest.
-    let extent = |class: &Class| walk.axes.extent(*class).as_const().unwrap_or(i64::MAX);
+    // An axis of unknown extent before any other; of several the one that is probably the longest, the outermost of equal ones.
+    let extent = |class: &Class| {
+        let extent = walk.axes.extent(*class);
+        (extent.as_const().is_none(), extent.eval(&walk.graph.likely).unwrap_or(0))
+    };
     let longest = sums.iter().map(extent).max()?;
     let class = sums.iter().find(|class| extent(class) == longest)?;
     Some((chunk, *class))

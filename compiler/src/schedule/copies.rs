@@ -1,12 +1,15 @@
-//! Copies of arguments in the order in which a contraction reads them for every place of a batch.
+//! Copies of arrays in the order in which contractions read them for every place of a batch.
 //!
-//! In: a graph. Out: the same function, where a contraction over few neighbouring elements of a large argument (the reverse
-//! of a skinny projection) reads a transposed copy: its vectors then run along the result, without a reduction for every
-//! element. The copy is made once per call, and is read as often as the batch has places. Its rows do not lie a power of two
-//! apart: those would all fall on the same few places of a cache that finds a line by its low address.
+//! In: a graph. Out: the same function, where some contractions read a transposed copy. One over few neighbouring elements of a
+//! large argument (the reverse of a skinny projection): its vectors then run along the result, without a reduction for every
+//! element. One for a library, whose factor has neighbours along the sum where the result has them along its columns: a library
+//! cuts the result into blocks and turns the factor for each of them, which takes up to half as long as multiplying. A copy is
+//! made once, and is read as often as the batch has places, or blocks. Its rows do not lie a power of two apart where kernels
+//! read it: those would all fall on the same few places of a cache that finds a line by its low address.
 
 use super::LaneKind;
 use super::graph::{GNode, Graph, N, Source, V};
+use super::products::Product;
 use birkhoff_ir::dim::Dim;
 use birkhoff_ir::tensor::{Attr, Einsum, Op, OpKind};
 
@@ -16,6 +19,9 @@ const MAX_TERMS: i64 = 256;
 const MIN_ELEMS: i64 = 16 * 1024;
 /// A smaller batch does not read the copy often enough.
 const MIN_PLACES: i64 = 64;
+
+/// With fewer rows a library has too few blocks to turn a factor for.
+const MIN_ROWS: i64 = 256;
 
 /// Bytes by which rows are set apart, where a multiple of [`ALIASED`] bytes would be between them: a little more than what is read
 /// of one row before the next, so that this and the other rows are on places of their own.
@@ -35,7 +41,10 @@ pub fn copy_transposed(graph: &mut Graph, lanes: LaneKind) {
         let (copy, node) = match known {
             Some(copy) => (copy, node),
             None => {
-                let copy = add_copy(graph, source, lanes);
+                let rank = graph.values[source].ty.shape.len();
+                let axes: Vec<usize> = (0..rank).map(|axis| (axis + rank - 1) % rank).collect();
+                let copy = add_copy(graph, source, &axes, 0);
+                set_rows_apart(graph, copy, lanes);
                 copies.push((source, copy));
                 (copy, node + 1)
             }
@@ -80,20 +89,82 @@ fn gains(graph: &Graph, spec: &Einsum, args: &[V], pos: usize) -> bool {
         && other.iter().zip(&other_ty.shape).any(|(label, dim)| is_batch(label, dim))
 }
 
-/// Adds the node, before all others, that copies `source` with its last axis first.
-fn add_copy(graph: &mut Graph, source: V, lanes: LaneKind) -> V {
+/// Gives the products of a library, which `product_of` tells, copies of factors that it would turn for every block.
+pub fn turn_factors(graph: &mut Graph, product_of: &dyn Fn(&Graph, N) -> Option<Product>) {
+    let mut copies: Vec<(V, Vec<usize>, V)> = vec![];
+    let mut node = 0;
+    while node < graph.nodes.len() {
+        let turned = product_of(graph, node).and_then(|product| turned_operand(graph, node, &product));
+        if let Some((pos, axes)) = turned {
+            let source = graph.nodes[node].args[pos];
+            let known = copies.iter().find(|(other, order, _)| *other == source && *order == axes);
+            let copy = match known.map(|(.., copy)| *copy) {
+                Some(copy) => copy,
+                None => {
+                    let copy = add_copy(graph, source, &axes, node);
+                    copies.push((source, axes.clone(), copy));
+                    node += 1;
+                    copy
+                }
+            };
+            let contraction = &mut graph.nodes[node];
+            contraction.args[pos] = copy;
+            for attr in &mut contraction.op.attrs {
+                if let Attr::Einsum(spec) = attr
+                    && let Some(labels) = spec.inputs.get_mut(pos)
+                {
+                    *labels = axes.iter().map(|axis| labels[*axis]).collect();
+                }
+            }
+        }
+        node += 1;
+    }
+}
+
+/// The operand of a product that is turned for every block, and its axes in the order in which it is not.
+fn turned_operand(graph: &Graph, node: N, product: &Product) -> Option<(usize, Vec<usize>)> {
+    let gnode = &graph.nodes[node];
+    let [batch, m, n, _] = &product.extents;
+    if gnode.region != 0 || !batch.is_const(1) {
+        return None;
+    }
+    // The factor whose own axis has neighbours in the result, where its own axis and its sum are, and the blocks' axis.
+    let (pos, own, sum, blocks) = match product.result.each_ref().map(|stride| stride.is_const(1)) {
+        [_, _, true] => (1, 2, 1, m),
+        [_, true, _] => (0, 1, 2, n),
+        _ => return None,
+    };
+    let strides = &product.factors[pos].strides;
+    let is_turned = strides[sum].is_const(1) && !strides[own].is_const(1);
+    if !is_turned || blocks.as_const().is_some_and(|rows| rows < MIN_ROWS) {
+        return None;
+    }
+    let spec = gnode.op.einsum()?;
+    let labels = &spec.inputs[pos];
+    let order = spec.summed().into_iter().chain(spec.output.iter().copied());
+    let axes: Vec<usize> =
+        order.filter_map(|label| labels.iter().position(|other| *other == label)).collect();
+    (axes.len() == labels.len()).then_some((pos, axes))
+}
+
+/// Adds the node, at position `at`, that copies `source` with its axes in another order.
+fn add_copy(graph: &mut Graph, source: V, axes: &[usize], at: N) -> V {
     let info = graph.values[source].clone();
     let mut ty = info.ty.clone();
-    ty.shape.rotate_right(1);
-    let rank = ty.shape.len() as u32;
+    ty.shape = axes.iter().map(|axis| info.ty.shape[*axis].clone()).collect();
     let name = info.name.as_ref().map(|name| format!("{name}_copy").into());
+    let copy = graph.add_value(ty, Source::Node(at, 0), name);
+    let axes = axes.iter().map(|axis| *axis as u32).collect();
+    let op = Op { kind: OpKind::Transpose, attrs: vec![Attr::Axes(axes)] };
+    graph.insert(at, GNode { copy: true, ..GNode::plain(op, vec![source], vec![copy]) });
+    copy
+}
+
+/// Sets the rows of a copy that kernels read a little more than a power of two apart.
+fn set_rows_apart(graph: &mut Graph, copy: V, lanes: LaneKind) {
+    let ty = &graph.values[copy].ty;
     let size = ty.dtype.size_bytes() as i64;
     let row = ty.shape.last().and_then(Dim::as_const);
     let is_aliased = lanes == LaneKind::Vector && row.is_some_and(|row| row * size % ALIASED == 0);
-    let copy = graph.add_value(ty, Source::Node(0, 0), name);
     graph.values[copy].gap = if is_aliased { SET_APART / size } else { 0 };
-    let axes = (0..rank).map(|axis| if axis == 0 { rank - 1 } else { axis - 1 }).collect();
-    let op = Op { kind: OpKind::Transpose, attrs: vec![Attr::Axes(axes)] };
-    graph.insert(0, GNode { copy: true, ..GNode::plain(op, vec![source], vec![copy]) });
-    copy
 }

@@ -4,7 +4,8 @@
 //! on-chip loop is a *region* of its own and refers to the values around it directly (what stays the same in every iteration
 //! needs no copy). A loop that is not on chip is one opaque node.
 
-use birkhoff_ir::dim::{Dim, Sym};
+use crate::cost::default_sizes;
+use birkhoff_ir::dim::{Dim, SizeEnv, Sym};
 use birkhoff_ir::scalar::Scalar;
 use birkhoff_ir::tensor::{Attr, FuncId, Module, Op, OpKind, TensorType, ValueId};
 use std::collections::BTreeSet;
@@ -108,6 +109,8 @@ pub struct Graph {
     pub inputs: Vec<V>,
     /// Results by name.
     pub outputs: Vec<(Sym, V)>,
+    /// What the sizes that are not known yet will probably be.
+    pub likely: SizeEnv,
 }
 
 /// Which loops are opaque: the path of node positions that leads to them.
@@ -121,7 +124,8 @@ impl Graph {
         opaque: &BTreeSet<LoopPath>,
         is_wanted: &dyn Fn(usize) -> bool,
     ) -> Graph {
-        let mut graph = Graph { regions: vec![Region::default()], ..Graph::default() };
+        let likely = default_sizes(module);
+        let mut graph = Graph { regions: vec![Region::default()], likely, ..Graph::default() };
         let source = module.func(func);
         let mut args = vec![];
         for (idx, input) in source.inputs.iter().enumerate() {

@@ -143,7 +143,8 @@ fn factor(graph: &Graph, node: N, arg: V, coords: Coords, groups: [&Group; 3]) -
         let Some((def, _)) = graph.def(value) else { break };
         let gnode = &graph.nodes[def];
         let is_movement = matches!(gnode.op.kind, OpKind::Transpose | OpKind::Reshape | OpKind::Slice);
-        if !is_movement || gnode.region != graph.nodes[node].region {
+        // A copy was made to be read.
+        if !is_movement || gnode.copy || gnode.region != graph.nodes[node].region {
             break;
         }
         is_whole &= gnode.op.kind != OpKind::Slice;

@@ -31,6 +31,7 @@ pub mod build;
 pub mod eval;
 pub mod lanes;
 pub mod math;
+pub mod spans;
 pub mod text;
 pub mod traffic;
 pub mod verify;

@@ -145,6 +145,7 @@ impl<'p> Machine<'p> {
                     }
                     self.sizes.remove(var);
                 }
+                Step::Rows { body, .. } => self.steps(body)?,
                 Step::Unless { flag, body } => {
                     if !self.is_true(*flag)? {
                         self.steps(body)?;

@@ -85,7 +85,7 @@ fn shared_slots(program: &Program) -> BTreeSet<u32> {
                     }
                     visit(program, body, own);
                 }
-                Step::Unless { body, .. } => visit(program, body, own),
+                Step::Unless { body, .. } | Step::Rows { body, .. } => visit(program, body, own),
                 Step::Launch { .. } | Step::Contract(_) => {}
             }
         }
@@ -159,6 +159,7 @@ fn renamed(steps: &[Step], buffers: &[BufferId], kernels: &[u32]) -> Vec<Step> {
             body: renamed(body, buffers, kernels),
             swaps: swaps.iter().map(|(a, b)| (id(a), id(b))).collect(),
         },
+        Step::Rows { rows, body } => Step::Rows { rows: rows.clone(), body: renamed(body, buffers, kernels) },
         Step::Unless { flag, body } => Step::Unless { flag: id(flag), body: renamed(body, buffers, kernels) },
     };
     steps.iter().map(step).collect()

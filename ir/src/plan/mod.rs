@@ -9,6 +9,7 @@ pub mod contract;
 pub mod eval;
 pub mod guard;
 pub mod memory;
+pub mod rows;
 pub mod text;
 pub mod traffic;
 pub mod verify;
@@ -98,6 +99,14 @@ pub enum Step {
         /// Pairs of temporaries that exchange their memory after every iteration (state and next state).
         swaps: Vec<(BufferId, BufferId)>,
     },
+    /// Runs `body`, launches and contractions, in order; who runs it may instead run all of them for some of the rows after the
+    /// other, where [`rows`] says that this is the same: what passes between them is then still in a cache.
+    Rows {
+        /// Rows of what passes between the steps.
+        rows: Dim,
+        /// The steps.
+        body: Vec<Step>,
+    },
     /// Runs `body` if `flag`, a `bool` of one element, is false: what was computed so far holds where it is true.
     Unless {
         /// The truth value.
@@ -126,11 +135,10 @@ impl Program {
     pub fn contracts(&self) -> Vec<&Contract> {
         fn collect<'s>(steps: &'s [Step], found: &mut Vec<&'s Contract>) {
             for step in steps {
-                match step {
-                    Step::Contract(contract) => found.push(contract),
-                    Step::Loop { body, .. } | Step::Unless { body, .. } => collect(body, found),
-                    Step::Launch { .. } => {}
+                if let Step::Contract(contract) = step {
+                    found.push(contract);
                 }
+                collect(step.body(), found);
             }
         }
         let mut found = vec![];
@@ -142,6 +150,25 @@ impl Program {
     pub fn buffers_where(&self, wanted: impl Fn(BufferKind) -> bool) -> Vec<BufferId> {
         let ids = (0..self.buffers.len() as u32).map(BufferId);
         ids.zip(&self.buffers).filter(|(_, buffer)| wanted(buffer.kind)).map(|(id, _)| id).collect()
+    }
+}
+
+impl Step {
+    /// The steps inside; none for a launch or a contraction.
+    pub fn body(&self) -> &[Step] {
+        match self {
+            Step::Loop { body, .. } | Step::Unless { body, .. } | Step::Rows { body, .. } => body,
+            Step::Launch { .. } | Step::Contract(_) => &[],
+        }
+    }
+
+    /// The buffers of a launch or a contraction; those of steps inside are not looked for.
+    pub fn buffers(&self) -> Vec<BufferId> {
+        match self {
+            Step::Launch { args, .. } => args.iter().map(|arg| arg.buffer).collect(),
+            Step::Contract(contract) => contract.buffers().to_vec(),
+            Step::Loop { .. } | Step::Unless { .. } | Step::Rows { .. } => vec![],
+        }
     }
 }
 

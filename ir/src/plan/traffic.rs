@@ -88,6 +88,7 @@ fn count(
                 })?;
                 count(body, sizes, times.saturating_mul(trip.max(0) as u64), launches, contracts)?;
             }
+            Step::Rows { body, .. } => count(body, sizes, times, launches, contracts)?,
             // What runs in the ordinary case is counted.
             Step::Unless { body, .. } => count(body, sizes, 0, launches, contracts)?,
         }

@@ -21,7 +21,7 @@ use crate::dim::{Dim, Sym};
 use crate::dtype::DType;
 use crate::kernel::{self, Access};
 use crate::text::{array_type, is_ident};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const MAX_ERRORS: usize = 32;
 
@@ -243,7 +243,33 @@ impl<'p> Checker<'p> {
                     }
                     self.names.pop();
                 }
+                Step::Rows { rows, body } => {
+                    self.known_size(span, rows);
+                    let is_single = |step: &Step| matches!(step, Step::Launch { .. } | Step::Contract(_));
+                    if !body.iter().all(is_single) {
+                        self.fail(span, "only launches and contractions run row by row");
+                    }
+                    self.steps(body);
+                    self.all_at_once(span, body);
+                }
                 Step::Unless { flag, body } => self.unless(span, *flag, body),
+            }
+        }
+    }
+
+    /// Steps that may run at once keep temporaries in slots of their own.
+    fn all_at_once(&mut self, span: Span, body: &'p [Step]) {
+        let mut users: BTreeMap<usize, BufferId> = BTreeMap::new();
+        for id in body.iter().flat_map(Step::buffers) {
+            let Some(buffer) = self.program.buffer(id) else { continue };
+            if !matches!(buffer.kind, BufferKind::Temp(_)) {
+                continue;
+            }
+            let other = *users.entry(self.home[id.0 as usize]).or_insert(id);
+            if other != id {
+                let names =
+                    format!("`{}` and `{}`", self.program.buffers[other.0 as usize].name, buffer.name);
+                self.fail(span, format!("{names} share a slot, and steps run at once use both"));
             }
         }
     }

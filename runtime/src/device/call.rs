@@ -7,7 +7,7 @@
 
 use super::{Device, DeviceArg, DeviceBuffer, DeviceImage, DeviceLaunch, LaunchShape, LaunchTime};
 use crate::executable::Memory;
-use crate::resolve::{Arg, Resolved, Step, check, resolve};
+use crate::resolve::{Arg, Part, Resolved, Step, check, resolve};
 use crate::view::{View, ViewMut};
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
 use birkhoff_ir::dim::SizeEnv;
@@ -166,11 +166,11 @@ impl DeviceProgram {
 }
 
 fn has_contractions(steps: &[plan::Step]) -> bool {
-    steps.iter().any(|step| match step {
-        plan::Step::Contract(_) => true,
-        plan::Step::Loop { body, .. } | plan::Step::Unless { body, .. } => has_contractions(body),
-        plan::Step::Launch { .. } => false,
-    })
+    steps.iter().any(|step| matches!(step, plan::Step::Contract(_)) || has_contractions(step.body()))
+}
+
+fn no_contraction() -> Diagnostic {
+    Diagnostic::verify("a plan for a device has a contraction")
 }
 
 /// A slot of temporaries.
@@ -235,8 +235,15 @@ impl Call<'_> {
         for step in steps {
             match step {
                 Step::Launch { kernel, args } => self.launch(*kernel, args)?,
-                Step::Contract(_) => {
-                    return Err(Diagnostic::verify("a plan for a device has a contraction"));
+                Step::Contract(_) => return Err(no_contraction()),
+                // A device's kernels follow each other without a wait of the host.
+                Step::Rows { parts, .. } => {
+                    for part in parts {
+                        match part {
+                            Part::Launch { kernel, args, .. } => self.launch(*kernel, args)?,
+                            Part::Contract(..) => return Err(no_contraction()),
+                        }
+                    }
                 }
                 Step::Loop { var, trip, body, swaps } => {
                     for iteration in 0..trip.eval(&self.counters)? {

@@ -3,14 +3,15 @@
 //! In: a function that is loaded on one, and inputs. Out: the report. Whole calls are timed by the host, with the copies of inputs
 //! and outputs; launches by the GPU's own events. What a GPU could do at best is not measured, so there are no shares of it.
 
-use super::{Bench, BenchReport, Measured, Times, kernel_reports};
+use super::launches::{Event, reports};
+use super::{Bench, BenchReport, Measured};
 use crate::device::DeviceEngine;
 use crate::error::Error;
 use crate::function::Function;
 use birkhoff_ir::diag::Diagnostics;
-use birkhoff_runtime::device::DeviceReport;
-use birkhoff_runtime::{Buffer, View, ViewMut};
-use std::time::{Duration, Instant};
+use birkhoff_runtime::device::{DeviceReport, KernelTime};
+use birkhoff_runtime::{Buffer, Ran, View, ViewMut};
+use std::time::Instant;
 
 /// Measures `function`, which `engine` runs.
 ///
@@ -45,26 +46,14 @@ pub(super) fn measured(
         n_launches = report.n_launches;
     }
     // Once more with events around every launch, which the total shall not pay for.
-    let mut per_kernel: Vec<Vec<f64>> = vec![vec![]; program.kernels.len()];
-    let mut trace: Vec<(usize, Duration, Duration)> = vec![];
+    let mut runs: Vec<Vec<Event>> = vec![];
     for _ in 0..bench.runs {
         let (_, report) = call(true)?;
-        let mut sums = vec![0.0; program.kernels.len()];
-        for launched in &report.times {
-            sums[launched.kernel] += (launched.time.end.saturating_sub(launched.time.start)).as_secs_f64();
-        }
-        per_kernel.iter_mut().zip(sums).for_each(|(all, sum)| all.push(sum));
-        trace = report.times.iter().map(|it| (it.kernel, it.time.start, it.time.end)).collect();
+        let event = |it: &KernelTime| (Ran::Kernel(it.kernel), it.time.start, it.time.end);
+        runs.push(report.times.iter().map(event).collect());
     }
-    let kernels = kernel_reports(program, &sizes, per_kernel)?;
-    let sum = |of: fn(&Measured) -> f64| kernels.iter().map(of).sum::<f64>();
-    let total = Measured {
-        name: program.name.to_string(),
-        launches: n_launches,
-        times: Times::new(times),
-        edge_bytes: sum(|kernel| kernel.edge_bytes),
-        flops: sum(|kernel| kernel.flops),
-    };
+    let (kernels, trace) = reports(program, &sizes, &runs)?;
+    let total = Measured::call(function, n_launches, times, &kernels);
     let sizes = sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect();
     Ok(BenchReport::new(function, total, kernels, None, sizes, trace))
 }

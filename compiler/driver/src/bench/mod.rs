@@ -1,24 +1,20 @@
 //! Time, bytes and arithmetic of a compiled function, held against what the machine can do in the same
 //! run.
 //!
-//! In: a function and inputs. Out: a report, in total and per kernel. Bytes are the *edge* bytes of the schedule (each element
+//! In: a function and inputs. Out: a report, in total and for what was launched. Bytes are the *edge* bytes of the schedule (each element
 //! that crosses a kernel's edge once), arithmetic is counted in the kernels as they are; neither is measured. Times are.
 //! Deliberately absent: files, and comparisons with other programs.
 
 #[cfg(feature = "ptx")]
 mod device;
+mod launches;
 mod report;
 
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::function::Function;
 use crate::target::Target;
-use birkhoff_compiler::lower::price::flops;
 use birkhoff_ir::diag::{Diagnostic, Diagnostics, Span};
-use birkhoff_ir::dim::SizeEnv;
-use birkhoff_ir::kernel::Func;
-use birkhoff_ir::plan::Program;
-use birkhoff_ir::plan::traffic::{KernelTraffic, predict};
 use birkhoff_runtime::limits::{Limits, measure};
 use birkhoff_runtime::{Buffer, Executable, Launched, View, ViewMut};
 use std::time::{Duration, Instant};
@@ -63,11 +59,13 @@ impl Times {
     }
 }
 
-/// One kernel of a report, or the whole call.
+/// A kernel, a contraction or a group of steps, or the whole call.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Measured {
-    /// The kernel's name, or the function's.
+    /// The kernel's name, or the function's; contractions and groups are numbered as in the plan.
     pub name: String,
+    /// The steps of a group, in order; empty for anything else.
+    pub steps: Vec<String>,
     /// Launches per call.
     pub launches: u64,
     /// Time per call of all its launches together.
@@ -79,6 +77,19 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// A whole call, which did what `kernels` say.
+    fn call(function: &Function, launches: u64, times: Vec<f64>, kernels: &[Measured]) -> Measured {
+        let sum = |of: fn(&Measured) -> f64| kernels.iter().map(of).sum::<f64>();
+        Measured {
+            name: function.signature.name.to_string(),
+            steps: vec![],
+            launches,
+            times: Times::new(times),
+            edge_bytes: sum(|kernel| kernel.edge_bytes),
+            flops: sum(|kernel| kernel.flops),
+        }
+    }
+
     /// Edge bytes per second.
     pub fn bytes_per_s(&self) -> f64 {
         self.edge_bytes / self.times.median().max(f64::MIN_POSITIVE)
@@ -104,7 +115,7 @@ pub struct Host {
 pub struct BenchReport {
     /// The whole call, without the allocation of outputs; on a GPU with the copies of inputs and outputs.
     pub total: Measured,
-    /// The kernels, in order of the plan.
+    /// What was launched, in the order in which it first was.
     pub kernels: Vec<Measured>,
     /// The machine it ran on; `None` for a GPU, of which neither is known.
     pub host: Option<Host>,
@@ -116,7 +127,7 @@ pub struct BenchReport {
     pub emit_s: f64,
     /// Run-time sizes by name.
     pub sizes: Vec<(String, i64)>,
-    /// Launches of one call: kernel, begin and end since the call's begin.
+    /// Launches of one call: position in [`BenchReport::kernels`], begin and end since the call's begin.
     pub trace: Vec<(usize, Duration, Duration)>,
 }
 
@@ -168,7 +179,6 @@ fn measured(
     inputs: &[View<'_>],
     bench: &Bench,
 ) -> Result<BenchReport, Diagnostics> {
-    let program = executable.program();
     let (mut outputs, first) = executable.call(inputs, &function.given)?;
     let mut call = || time(executable, function, inputs, &mut outputs, None);
     for _ in 0..bench.warmup {
@@ -177,32 +187,19 @@ fn measured(
     let times = (0..bench.runs).map(|_| call()).collect::<Result<Vec<f64>, Diagnostics>>()?;
 
     // Once more with a clock around every launch, which the total shall not pay for.
-    let mut per_kernel: Vec<Vec<f64>> = vec![vec![]; program.kernels.len()];
-    let mut trace = vec![];
+    let mut runs = vec![];
     for _ in 0..bench.runs {
-        let mut launches: Vec<Launched> = vec![];
+        let mut events = vec![];
         let begin = Instant::now();
-        time(executable, function, inputs, &mut outputs, Some(&mut |launched| launches.push(launched)))?;
-        let mut sums = vec![0.0; program.kernels.len()];
-        for launched in &launches {
-            sums[launched.kernel] += launched.end.duration_since(launched.start).as_secs_f64();
-        }
-        per_kernel.iter_mut().zip(sums).for_each(|(all, sum)| all.push(sum));
-        trace = launches
-            .iter()
-            .map(|it| (it.kernel, it.start.duration_since(begin), it.end.duration_since(begin)))
-            .collect();
+        let mut note = |it: Launched| {
+            events.push((it.what, it.start.duration_since(begin), it.end.duration_since(begin)));
+        };
+        time(executable, function, inputs, &mut outputs, Some(&mut note))?;
+        runs.push(events);
     }
     let limits = measure(executable.pool());
-    let kernels = kernel_reports(program, &first.sizes, per_kernel)?;
-    let sum = |of: fn(&Measured) -> f64| kernels.iter().map(of).sum::<f64>();
-    let total = Measured {
-        name: program.name.to_string(),
-        launches: first.n_launches,
-        times: Times::new(times),
-        edge_bytes: sum(|kernel| kernel.edge_bytes),
-        flops: sum(|kernel| kernel.flops),
-    };
+    let (kernels, trace) = launches::reports(executable.program(), &first.sizes, &runs)?;
+    let total = Measured::call(function, first.n_launches, times, &kernels);
     let sizes = first.sizes.iter().map(|(name, value)| (name.to_string(), *value)).collect();
     let host = Host { n_threads: executable.pool().n_threads(), limits };
     Ok(BenchReport::new(function, total, kernels, Some(host), sizes, trace))
@@ -223,21 +220,4 @@ fn time(
         Some(trace) => executable.call_traced(inputs, &mut views, &function.given, trace)?,
     };
     Ok(start.elapsed().as_secs_f64())
-}
-
-fn kernel_reports(
-    program: &Program,
-    sizes: &SizeEnv,
-    times: Vec<Vec<f64>>,
-) -> Result<Vec<Measured>, Diagnostic> {
-    let traffic = predict(program, sizes)?;
-    let kernels = program.kernels.iter().zip(traffic).zip(times);
-    let report = |((kernel, moved), times): ((&Func, KernelTraffic), Vec<f64>)| Measured {
-        name: kernel.name.to_string(),
-        launches: moved.launches,
-        times: Times::new(times),
-        edge_bytes: moved.per_launch.edge_bytes() as f64 * moved.launches as f64,
-        flops: flops(kernel, sizes) * moved.launches as f64,
-    };
-    Ok(kernels.map(report).collect())
 }

@@ -28,6 +28,10 @@ impl BenchReport {
         for measured in std::iter::once(&self.total).chain(&self.kernels) {
             let _ = writeln!(text, "{}", self.line(measured));
         }
+        for group in self.kernels.iter().filter(|measured| !measured.steps.is_empty()) {
+            let _ =
+                writeln!(text, "  {}: for some rows after the other {}", group.name, group.steps.join(", "));
+        }
         let _ = match &self.host {
             Some(Host { limits, .. }) => writeln!(
                 text,
@@ -83,6 +87,7 @@ impl BenchReport {
         let one = |measured: &Measured| {
             json!({
                 "name": measured.name,
+                "steps": measured.steps,
                 "launches": measured.launches,
                 "median_s": measured.times.median(),
                 "least_s": measured.times.quantile(0.0),

@@ -14,6 +14,10 @@
 //!   loop l in 0..24 swap (state, next) {
 //!     launch @step(x[l*T..], state, next)           // from element l*T on
 //!   }
+//!   rows T {                                        // for some rows at a time, if somebody likes
+//!     contract(1, T, 64, 64): next(0, 64, 1) = h(0, 64, 1) * w(0, 64, 1)
+//!     launch @act(next, h)
+//!   }
 //! }
 //! kernel @pre( .. ) { .. }
 //! ```

@@ -182,13 +182,19 @@ impl Parser<'_> {
             self.cursor.expect(Token::BraceOpen)?;
             return Ok(Step::Unless { flag, body: self.steps()? });
         }
+        if self.cursor.eat_word("rows") {
+            let rows = self.dim()?;
+            self.spans.steps[ordinal] = self.cursor.span_from(start);
+            self.cursor.expect(Token::BraceOpen)?;
+            return Ok(Step::Rows { rows, body: self.steps()? });
+        }
         if self.cursor.eat_word("contract") {
             let contract = self.contract()?;
             self.spans.steps[ordinal] = self.cursor.span_from(start);
             return Ok(Step::Contract(contract));
         }
         if !self.cursor.eat_word("launch") {
-            return Err(self.cursor.unexpected("`launch`, `contract`, `loop`, `unless` or `}`"));
+            return Err(self.cursor.unexpected("`launch`, `contract`, `rows`, `loop`, `unless` or `}`"));
         }
         let span = self.cursor.span();
         let name = Sym::from(&self.cursor.expect(Token::Global)?[1..]);
@@ -310,7 +316,9 @@ fn renumber(steps: &mut [Step], positions: &[u32]) {
                 *kernel = positions.get(*kernel as usize).copied().unwrap_or(*kernel)
             }
             Step::Contract(_) => {}
-            Step::Loop { body, .. } | Step::Unless { body, .. } => renumber(body, positions),
+            Step::Loop { body, .. } | Step::Unless { body, .. } | Step::Rows { body, .. } => {
+                renumber(body, positions)
+            }
         }
     }
 }

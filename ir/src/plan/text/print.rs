@@ -63,6 +63,11 @@ fn steps(out: &mut String, indent: usize, program: &Program, block: &[Step]) {
                 steps(out, indent + 1, program, body);
                 line(out, indent, "}");
             }
+            Step::Rows { rows, body } => {
+                line(out, indent, &format!("rows {rows} {{"));
+                steps(out, indent + 1, program, body);
+                line(out, indent, "}");
+            }
             Step::Unless { flag, body } => {
                 line(out, indent, &format!("unless {} {{", buffer_name(program, *flag)));
                 steps(out, indent + 1, program, body);

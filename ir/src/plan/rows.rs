@@ -1,0 +1,373 @@
+//! Steps that can run for some rows at a time, one after the other, before they go on to further rows.
+//!
+//! In: steps of a plan and the number of rows that arrays which pass between them have. Out: how each step is cut, if what a
+//! step reads of a row that another writes is of that row alone. Running all steps for a block of rows, then for the next, in any
+//! order of blocks or at the same time, is then the same as running step after step; what passes between them is still in
+//! a cache. Asked twice: by whoever makes the plan, at likely sizes, and by whoever runs it, at those of the call.
+//! The number of rows of a block depends on sizes alone, because a library's sums may depend on it.
+
+use super::{Arg, BufferId, Contract, Program, Step};
+use crate::diag::Diagnostic;
+use crate::dim::{Dim, SizeEnv};
+use crate::kernel::spans::{self, Span};
+use crate::kernel::{Access, Func};
+
+/// What passes between the steps of a block should stay in the second cache of a core, beside what else they read.
+const BLOCK_BYTES: u64 = 1 << 20;
+/// The number of blocks is a multiple of this, if rows allow, so that the threads of a small machine end together.
+const MIN_BLOCKS: i64 = 4;
+/// With fewer rows a library spends its time on arranging the other factor of a product.
+const MIN_PRODUCT_ROWS: i64 = 48;
+
+/// How the steps of a group are cut.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rows {
+    /// Blocks begin at multiples of this many rows.
+    pub align: i64,
+    /// One per step.
+    pub cuts: Vec<Cut>,
+    /// Bytes of a row of all arrays that a step of the group writes and another touches.
+    pub row_bytes: u64,
+}
+
+/// How one step is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// A kernel: so many tiles for so many rows.
+    Tiles {
+        /// Rows of that many tiles.
+        rows: i64,
+        /// Tiles, which follow each other.
+        tiles: i64,
+    },
+    /// A contraction: the axis of its results that are rows.
+    Product(Side),
+}
+
+/// An axis of the results of a contraction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The stack of matrices.
+    Batch,
+    /// Rows.
+    Rows,
+    /// Columns.
+    Cols,
+}
+
+/// One step as its cuts need it: what it touches at given sizes.
+pub struct Touched {
+    uses: Vec<Use>,
+    kind: Kind,
+    /// Rows of the group.
+    n_rows: i64,
+}
+
+/// One operand.
+struct Use {
+    buffer: BufferId,
+    /// Elements to skip; still a polynomial of the counters of loops around.
+    offset: Dim,
+    elem_bytes: u64,
+    /// Elements from the first to the last that may be touched.
+    len: i64,
+    writes: bool,
+    spans: Option<Vec<Span>>,
+}
+
+enum Kind {
+    /// Number of tiles along each grid axis.
+    Kernel(Vec<i64>),
+    /// Extents (batch, rows, columns, terms) and strides of `a`, `b`, `c`.
+    Product { extents: [i64; 4], strides: [[i64; 3]; 3] },
+}
+
+/// Where a row of an operand lies: rows are `len` elements apart and an access of it touches `lo ..= hi` of those.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Frame {
+    len: i64,
+    lo: i64,
+    hi: i64,
+}
+
+impl Rows {
+    /// Rows of a block, of `n_rows` in all: a multiple of [`Rows::align`]. `None` if blocks would be too few, too large for a
+    /// cache, or too small for a library.
+    pub fn block(&self, n_rows: i64) -> Option<i64> {
+        let fitting = i64::try_from(BLOCK_BYTES / self.row_bytes.max(1)).ok()?;
+        let n_blocks = count(count(n_rows, fitting.max(1)), MIN_BLOCKS) * MIN_BLOCKS;
+        let block = count(count(n_rows, n_blocks), self.align).checked_mul(self.align)?;
+        let is_sliced = |cut: &Cut| matches!(cut, Cut::Product(Side::Rows | Side::Cols));
+        let least = if self.cuts.iter().any(is_sliced) { MIN_PRODUCT_ROWS } else { 1 };
+        // A few rows more than wanted may stand in a block for the sake of its multiple, but not many.
+        let is_small = block <= fitting.saturating_add(fitting / 4) && block <= n_rows / MIN_BLOCKS * 5 / 4;
+        (block >= least && is_small).then_some(block)
+    }
+}
+
+impl Touched {
+    /// What `step` touches at `sizes`, in a group of so many rows; `None` for steps that have steps inside.
+    ///
+    /// Errors: a size without a value, a contraction without meaning.
+    pub fn new(
+        program: &Program,
+        step: &Step,
+        n_rows: i64,
+        sizes: &SizeEnv,
+    ) -> Result<Option<Touched>, Diagnostic> {
+        let touched = match step {
+            Step::Launch { kernel, args } => match program.kernels.get(*kernel as usize) {
+                Some(func) => return Touched::of_kernel(func, args, n_rows, sizes).map(Some),
+                None => return Ok(None),
+            },
+            Step::Contract(contract) => product_uses(program, contract, sizes)?,
+            Step::Loop { .. } | Step::Unless { .. } | Step::Rows { .. } => return Ok(None),
+        };
+        let (uses, kind) = touched;
+        Ok(Some(Touched { uses, kind, n_rows }))
+    }
+
+    /// What a launch of `func` touches.
+    ///
+    /// Errors: as [`Touched::new`].
+    pub fn of_kernel(func: &Func, args: &[Arg], n_rows: i64, sizes: &SizeEnv) -> Result<Touched, Diagnostic> {
+        let (uses, kind) = kernel_uses(func, args, sizes)?;
+        Ok(Touched { uses, kind, n_rows })
+    }
+
+    /// True if one of the steps must not pass the other: one writes what the other touches.
+    pub fn meets(&self, other: &Touched) -> bool {
+        self.uses.iter().any(|one| other.uses.iter().any(|two| conflict(one, two) != Conflict::None))
+    }
+
+    /// The ways to cut the step such that every operand in `wanted` is cut into the group's rows, finest first, with the
+    /// frames of those operands.
+    fn cuts(&self, wanted: &[usize]) -> Vec<(Cut, Vec<Frame>)> {
+        match &self.kind {
+            Kind::Kernel(tiles) => {
+                let depths = (0..=tiles.len()).rev();
+                depths.filter_map(|depth| self.tile_cut(tiles, depth, wanted)).collect()
+            }
+            Kind::Product { extents, strides } => {
+                let sides = [(Side::Rows, 1), (Side::Batch, 0), (Side::Cols, 2)];
+                let fitting = sides.into_iter().filter(|(_, axis)| extents[*axis] == self.n_rows);
+                let cut = |(side, _): (Side, usize)| {
+                    let frame = |operand: &usize| product_frame(extents, strides, side, *operand);
+                    let frames: Option<Vec<Frame>> = wanted.iter().map(frame).collect();
+                    Some((Cut::Product(side), frames?))
+                };
+                fitting.filter_map(cut).collect()
+            }
+        }
+    }
+
+    /// A cut of a kernel between tiles that differ along the first `depth` grid axes.
+    fn tile_cut(&self, tiles: &[i64], depth: usize, wanted: &[usize]) -> Option<(Cut, Vec<Frame>)> {
+        let mut rows_per_tile = None;
+        let mut frames = vec![];
+        for place in wanted {
+            let one = &self.uses[*place];
+            if self.n_rows <= 0 || one.len % self.n_rows != 0 {
+                return None;
+            }
+            let row = one.len / self.n_rows;
+            for span in one.spans.as_ref()? {
+                let per_tile = elems_per_tile(span, tiles, depth)?;
+                if row == 0
+                    || per_tile % row != 0
+                    || *rows_per_tile.get_or_insert(per_tile / row) != per_tile / row
+                {
+                    return None;
+                }
+            }
+            frames.push(Frame { len: row, lo: 0, hi: row - 1 });
+        }
+        let tiles = tiles[depth..].iter().product();
+        Some((Cut::Tiles { rows: rows_per_tile.filter(|rows| *rows > 0)?, tiles }, frames))
+    }
+}
+
+/// Elements from one tile along the first `depth` axes to the next, if every access of a tile stays within its own.
+fn elems_per_tile(span: &Span, tiles: &[i64], depth: usize) -> Option<i64> {
+    // Tiles along the inner axes belong together.
+    let (mut lo, mut hi) = (span.lo, span.hi);
+    for (step, n) in span.steps[depth..].iter().zip(&tiles[depth..]) {
+        let reach = step.checked_mul((n - 1).max(0))?;
+        lo = lo.checked_add(reach.min(0))?;
+        hi = hi.checked_add(reach.max(0))?;
+    }
+    // Along the outer ones, numbered row by row, each is as far from the one before.
+    let (mut per_tile, mut inner) = (None, 1i64);
+    for (step, n) in span.steps[..depth].iter().zip(&tiles[..depth]).rev() {
+        if *n == 1 {
+            continue;
+        }
+        let expected = *per_tile.get_or_insert(*step);
+        if expected.checked_mul(inner)? != *step {
+            return None;
+        }
+        inner = inner.checked_mul(*n)?;
+    }
+    let per_tile = per_tile?;
+    (lo >= 0 && hi < per_tile).then_some(per_tile)
+}
+
+/// The rows of operand `a`, `b` or `c` along an axis of the results; `None` if it has none, or rows that interlock.
+fn product_frame(extents: &[i64; 4], strides: &[[i64; 3]; 3], side: Side, operand: usize) -> Option<Frame> {
+    let [batch, m, n, k] = *extents;
+    let shape = [[batch, m, k], [batch, k, n], [batch, m, n]][operand];
+    let axis = match (side, operand) {
+        (Side::Batch, _) => 0,
+        (Side::Rows, 0 | 2) => 1,
+        (Side::Cols, 1 | 2) => 2,
+        _ => return None,
+    };
+    let mut hi = 0i64;
+    for (place, (extent, stride)) in shape.iter().zip(&strides[operand]).enumerate() {
+        if place != axis {
+            hi = hi.checked_add((extent - 1).max(0).checked_mul(*stride)?)?;
+        }
+    }
+    let len = strides[operand][axis];
+    (hi < len).then_some(Frame { len, lo: 0, hi })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Conflict {
+    /// None writes, or they lie apart.
+    None,
+    /// The second begins so many elements behind the first.
+    At(i64),
+    /// They may meet anywhere.
+    Unknown,
+}
+
+fn conflict(one: &Use, two: &Use) -> Conflict {
+    if one.buffer != two.buffer || !(one.writes || two.writes) {
+        return Conflict::None;
+    }
+    match two.offset.sub(&one.offset).as_const() {
+        Some(distance) if distance >= one.len || distance <= -two.len => Conflict::None,
+        Some(distance) => Conflict::At(distance),
+        None => Conflict::Unknown,
+    }
+}
+
+/// How to cut `steps`, in the order in which they run, into blocks of rows; `None` if they cannot be, or nothing passes between
+/// them.
+pub fn cut(steps: &[&Touched]) -> Option<Rows> {
+    let mut wanted: Vec<Vec<usize>> = vec![vec![]; steps.len()];
+    let mut pairs = vec![];
+    for (later, two) in steps.iter().enumerate() {
+        for (earlier, one) in steps[..later].iter().enumerate() {
+            for (i, first) in one.uses.iter().enumerate() {
+                for (j, second) in two.uses.iter().enumerate() {
+                    match conflict(first, second) {
+                        Conflict::None => {}
+                        Conflict::Unknown => return None,
+                        Conflict::At(distance) => pairs.push(((earlier, i), (later, j), distance)),
+                    }
+                }
+            }
+        }
+    }
+    for (place, operand) in pairs.iter().flat_map(|(one, two, _)| [*one, *two]) {
+        if !wanted[place].contains(&operand) {
+            wanted[place].push(operand);
+        }
+    }
+    let (mut cuts, mut frames) = (vec![], vec![]);
+    let mut align = 1;
+    for (step, wanted) in steps.iter().zip(&wanted) {
+        if wanted.is_empty() {
+            return None;
+        }
+        let (cut, own) = step.cuts(wanted).into_iter().next()?;
+        if let Cut::Tiles { rows, .. } = cut {
+            align = lcm(align, rows)?;
+        }
+        cuts.push(cut);
+        frames.push(own);
+    }
+    let frame = |(step, operand): (usize, usize)| {
+        let place = wanted[step].iter().position(|other| *other == operand)?;
+        frames[step].get(place).copied()
+    };
+    for (one, two, distance) in &pairs {
+        let (first, second) = (frame(*one)?, frame(*two)?);
+        let (lo, hi) = (first.lo.min(second.lo + distance), first.hi.max(second.hi + distance));
+        if first.len != second.len || hi - lo >= first.len {
+            return None;
+        }
+    }
+    let mut passed: Vec<(BufferId, &Dim, u64)> = vec![];
+    for (one, ..) in &pairs {
+        let used = &steps[one.0].uses[one.1];
+        let bytes = frame(*one)?.len as u64 * used.elem_bytes;
+        if !passed.iter().any(|(buffer, offset, _)| *buffer == used.buffer && **offset == used.offset) {
+            passed.push((used.buffer, &used.offset, bytes));
+        }
+    }
+    let row_bytes = passed.iter().map(|(.., bytes)| bytes).sum();
+    Some(Rows { align, cuts, row_bytes })
+}
+
+/// Parts of `size` each that make up `whole`.
+fn count(whole: i64, size: i64) -> i64 {
+    whole / size + i64::from(whole % size != 0)
+}
+
+fn lcm(a: i64, b: i64) -> Option<i64> {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    (a / x.max(1)).checked_mul(b)
+}
+
+fn kernel_uses(func: &Func, args: &[Arg], sizes: &SizeEnv) -> Result<(Vec<Use>, Kind), Diagnostic> {
+    let missing = |error: crate::dim::DimError| {
+        Diagnostic::input(Default::default(), format!("kernel @{}: {error}", func.name))
+    };
+    let spans = spans::of_params(func, sizes)?;
+    let mut uses = vec![];
+    for ((arg, param), spans) in args.iter().zip(&func.params).zip(spans) {
+        let n_elems = param.shape.iter().fold(Dim::constant(1), |product, dim| product.mul(dim));
+        uses.push(Use {
+            buffer: arg.buffer,
+            offset: arg.offset.subst(sizes),
+            elem_bytes: param.dtype.size_bytes(),
+            len: n_elems.eval(sizes).map_err(missing)?,
+            writes: param.access != Access::Read,
+            spans,
+        });
+    }
+    let mut tiles = vec![];
+    for axis in &func.grid {
+        let (extent, tile) = (axis.extent.eval(sizes).map_err(missing)?, i64::from(axis.tile.max(1)));
+        tiles.push(extent / tile + i64::from(extent % tile != 0));
+    }
+    Ok((uses, Kind::Kernel(tiles)))
+}
+
+fn product_uses(
+    program: &Program,
+    contract: &Contract,
+    sizes: &SizeEnv,
+) -> Result<(Vec<Use>, Kind), Diagnostic> {
+    let numbers = contract.sizes(sizes)?;
+    let mut uses = vec![];
+    for (operand, span) in contract.operands().into_iter().zip(numbers.spans) {
+        let arg = &operand.matrix.arg;
+        uses.push(Use {
+            buffer: arg.buffer,
+            offset: arg.offset.subst(sizes),
+            elem_bytes: program.buffer(arg.buffer).map_or(0, |buffer| buffer.dtype.size_bytes()),
+            len: span,
+            writes: operand.access != Access::Read,
+            spans: None,
+        });
+    }
+    let extents = [numbers.batch, numbers.m, numbers.n, numbers.k];
+    Ok((uses, Kind::Product { extents, strides: numbers.strides }))
+}

@@ -1,0 +1,130 @@
+//! Which steps can be cut into blocks of rows, and which cannot.
+
+use birkhoff_ir::dim::{SizeEnv, Sym};
+use birkhoff_ir::plan::rows::{Cut, Rows, Side, Touched, cut};
+use birkhoff_ir::plan::{Program, Step, text};
+
+/// The plan of `steps` over 64-wide rows `x`, `h`, `y` and weights, with a kernel of this head and body.
+fn plan(steps: &str, kernel: &str) -> Program {
+    let source = format!(
+        "plan @f {{\n  size T in 1..=1048576 default 64\n  size K in 1..=64 default 2\n  input x: f32[T,64]\n  input w: f32[64,64]\n  \
+         output y: f32[T,64]\n  output parts: f32[64]\n  temp h: f32[T,64] in slot 0\n  temp g: f32[K,T,64] in slot 1\n  \
+         slot 0: 256*T\n  slot 1: 256*T*K\n  {steps}\n}}\n{kernel}"
+    );
+    text::parse(&source).unwrap_or_else(|error| panic!("{error:?}\n{source}")).program
+}
+
+/// How the only group of `program` is cut into so many rows.
+fn cut_of(program: &Program, rows: i64, sizes: [i64; 2]) -> Option<Rows> {
+    let sizes: SizeEnv = ["T", "K"].into_iter().map(Sym::from).zip(sizes).collect();
+    let Some(Step::Rows { body, .. }) = program.steps.first() else { panic!("no group") };
+    let touched: Option<Vec<Touched>> =
+        body.iter().map(|step| Touched::new(program, step, rows, &sizes).expect("sizes")).collect();
+    let touched = touched.expect("single steps");
+    cut(&touched.iter().collect::<Vec<_>>())
+}
+
+const PRODUCT: &str = "contract(1, T, 64, 64): h(0, 64, 1) = x(0, 64, 1) * w(0, 64, 1)";
+
+/// An elementwise kernel in tiles of 16 rows that reads at `read` and writes at `write`.
+fn act(read: &str, write: &str) -> String {
+    format!(
+        "kernel @act(v: read f32[T,64], o: write f32[T,64]) sizes T {{\n  grid b over T tile 16 as b0, b_count\n  stage s {{\n    \
+         for t in 0..b_count {{\n      lanes i in 0..64 width 4 {{\n        %0 = load v[{read}]\n        store o[{write}] = %0\n      \
+         }}\n    }}\n  }}\n}}\n"
+    )
+}
+
+#[test]
+fn a_product_and_what_reads_its_rows() {
+    let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &act("b0+t,i", "b0+t,i"));
+    let rows = cut_of(&program, 256, [256, 1]).expect("a cut");
+    assert_eq!(rows.align, 16);
+    assert_eq!(rows.cuts, [Cut::Product(Side::Rows), Cut::Tiles { rows: 16, tiles: 1 }]);
+    assert_eq!(rows.row_bytes, 256);
+    assert_eq!(rows.block(256), Some(64));
+    assert_eq!(rows.block(100), None, "four blocks would be too small for a product");
+    // A mebibyte of rows of 256 bytes.
+    assert_eq!(rows.block(1 << 20), Some(4096));
+}
+
+#[test]
+fn what_reads_other_rows_is_refused() {
+    for (read, write) in [
+        // A neighbour's row, all rows of the tile but from the wrong end of it, columns for rows.
+        ("b0+t+1,i", "b0+t,i"),
+        ("t,i", "b0+t,i"),
+        ("i,b0+t", "b0+t,i"),
+        ("b0+2*t,i", "b0+t,i"),
+    ] {
+        let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &act(read, write));
+        assert_eq!(cut_of(&program, 256, [256, 1]), None, "{read}");
+    }
+    // What is written there does not matter to anybody else.
+    let program =
+        plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &act("b0+t,i", "b0+t,63-i"));
+    assert!(cut_of(&program, 256, [256, 1]).is_some());
+}
+
+#[test]
+fn a_product_that_sums_over_rows_is_refused() {
+    let sum = "contract(1, 64, 64, T): y(0, 64, 1) = h(0, 1, 64) * x(0, 64, 1)";
+    let program = plan(&format!("rows T {{\n {PRODUCT}\n {sum}\n }}"), "");
+    assert_eq!(cut_of(&program, 256, [256, 1]), None);
+    assert_eq!(cut_of(&program, 64, [64, 1]), None, "as many rows as columns");
+}
+
+#[test]
+fn products_follow_each_other_along_rows_columns_and_stacks() {
+    let both = |second: &str| plan(&format!("rows T {{\n {PRODUCT}\n {second}\n }}"), "");
+    let program = both("contract(1, T, 64, 64): y(0, 64, 1) = h(0, 64, 1) * w(0, 1, 64)");
+    assert_eq!(cut_of(&program, 256, [256, 1]).expect("rows").cuts, [Cut::Product(Side::Rows); 2]);
+    let program = both("contract(1, 64, T, 64): y(0, 1, 64) = w(0, 64, 1) * h(0, 1, 64)");
+    let cuts = [Cut::Product(Side::Rows), Cut::Product(Side::Cols)];
+    assert_eq!(cut_of(&program, 256, [256, 1]).expect("columns").cuts, cuts);
+    // A row of 64 numbers as a matrix of 8 x 8 times its transpose.
+    let program = both("contract(T, 8, 8, 8): y(64, 8, 1) = h(64, 8, 1) * h(64, 1, 8)");
+    let cuts = [Cut::Product(Side::Rows), Cut::Product(Side::Batch)];
+    assert_eq!(cut_of(&program, 256, [256, 1]).expect("stack").cuts, cuts);
+    // Half of every row.
+    let program = both("contract(1, T, 64, 32): y(0, 64, 1) = h[32..](0, 64, 1) * w(0, 64, 1)");
+    assert!(cut_of(&program, 256, [256, 1]).is_some());
+    // Rows that begin in the middle of another.
+    let program = both("contract(1, T, 64, 64): y(0, 64, 1) = h[32..](0, 64, 1) * w(0, 64, 1)");
+    assert_eq!(cut_of(&program, 256, [256, 1]), None);
+}
+
+#[test]
+fn rows_of_two_axes_and_tiles_of_parts_of_rows() {
+    let kernel = "kernel @act(v: read f32[K,T,64], o: write f32[T,64]) sizes K, T {\n  grid k over K tile 1 as k0, k_count\n  \
+         grid b over T tile 16 as b0, b_count\n  grid c over 64 tile 32 as c0, c_count\n  stage s {\n    for t in 0..b_count {\n      \
+         lanes i in 0..c_count width 4 {\n        %0 = load v[k0,b0+t,c0+i]\n        store o[b0+t,c0+i] = %0\n      }\n    }\n  }\n}\n";
+    let product = "contract(1, K*T, 64, 64): g(0, 64, 1) = g(0, 64, 1) * w(0, 64, 1)";
+    let program = plan(&format!("rows K*T {{\n {product}\n launch @act(g, y)\n }}"), kernel);
+    let rows = cut_of(&program, 512, [256, 2]).expect("a cut");
+    assert_eq!(rows.cuts[1], Cut::Tiles { rows: 16, tiles: 2 });
+    // Tiles of 16 rows do not make up 250.
+    assert_eq!(cut_of(&program, 500, [250, 2]), None);
+}
+
+#[test]
+fn chunked_sums_are_cut_between_chunks() {
+    let kernel = "kernel @sums(v: read f32[T,64], o: write f32[64]) sizes T {\n  grid chunk over 64 tile 1 as c0, c_count\n  \
+         %0 = const f32 0.0\n  %1 = index 4096\n  %2 = index T+4095\n  %3 = div %2, %1\n  %4 = mul c0, %3\n  %5 = index %3*64\n  \
+         %6 = index -%4*64+T\n  %7 = index 0\n  %8 = min %6, %5\n  %9 = max %8, %7\n  %10 = index 64\n  %11 = index %9+63\n  \
+         %12 = div %11, %10\n  for s in 0..%12 {\n    %13 = index %4*64+s*64\n    %14 = index %9-s*64\n    %15 = min %14, %10\n    \
+         stage nest {\n      for t in 0..%15 {\n        lanes i in 0..64 width 4 {\n          %16 = load v[%13+t,i]\n        }\n      \
+         }\n    }\n  }\n  stage end {\n    store o[c0] = %0\n  }\n}\n";
+    let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @sums(h, parts)\n }}"), kernel);
+    let rows = cut_of(&program, 1000, [1000, 1]).expect("a cut");
+    assert_eq!(rows.cuts[1], Cut::Tiles { rows: 64, tiles: 1 });
+    assert_eq!(cut_of(&program, 5000, [5000, 1]).expect("a cut").align, 128);
+    assert_eq!(rows.block(1000), Some(256));
+}
+
+#[test]
+fn a_group_prints_and_parses_and_keeps_slots_apart() {
+    let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &act("b0+t,i", "b0+t,i"));
+    let again = text::parse(&text::print(&program)).expect("its own text").program;
+    assert_eq!(text::canonical(&program), text::canonical(&again));
+}
