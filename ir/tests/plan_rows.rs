@@ -99,12 +99,18 @@ fn rows_of_two_axes_and_tiles_of_parts_of_rows() {
     let kernel = "kernel @act(v: read f32[K,T,64], o: write f32[T,64]) sizes K, T {\n  grid k over K tile 1 as k0, k_count\n  \
          grid b over T tile 16 as b0, b_count\n  grid c over 64 tile 32 as c0, c_count\n  stage s {\n    for t in 0..b_count {\n      \
          lanes i in 0..c_count width 4 {\n        %0 = load v[k0,b0+t,c0+i]\n        store o[b0+t,c0+i] = %0\n      }\n    }\n  }\n}\n";
+    // Columns in tiles of 48, of which the last has 16.
+    let uneven = kernel.replace("tile 32", "tile 48");
     let product = "contract(1, K*T, 64, 64): g(0, 64, 1) = g(0, 64, 1) * w(0, 64, 1)";
     let program = plan(&format!("rows K*T {{\n {product}\n launch @act(g, y)\n }}"), kernel);
     let rows = cut_of(&program, 512, [256, 2]).expect("a cut");
     assert_eq!(rows.cuts[1], Cut::Tiles { rows: 16, tiles: 2 });
+    let program_of =
+        |kernel: &str| plan(&format!("rows K*T {{\n {product}\n launch @act(g, y)\n }}"), kernel);
+    assert_eq!(cut_of(&program_of(&uneven), 512, [256, 2]).map(|rows| rows.cuts), Some(rows.cuts));
     // Tiles of 16 rows do not make up 250.
-    assert_eq!(cut_of(&program, 500, [250, 2]), None);
+    let rows = cut_of(&program, 500, [250, 2]);
+    assert_eq!(rows.map(|rows| rows.align), Some(250), "a whole axis at a time");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, SizeEnv};
-use birkhoff_ir::kernel::Func;
+use birkhoff_ir::kernel::{Func, GridAxis};
 use birkhoff_ir::plan::rows::{Touched, cut};
 use birkhoff_ir::plan::{Program, Step};
 
@@ -90,8 +90,8 @@ fn group_run(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Res
     let fine: Vec<Option<Func>> = steps.iter().map(|step| with_short_tiles(program, step)).collect();
     let mut run = Run::new(program, &steps, &fine, points)?;
     let mut rows_of = vec![];
-    for seed in 0..steps.len() {
-        let Step::Contract(contract) = &steps[seed] else { continue };
+    for (seed, step) in steps.iter().enumerate() {
+        let Step::Contract(contract) = step else { continue };
         if run.nodes.iter().any(|node| node.len() > 1 && node.contains(&seed)) {
             continue;
         }
@@ -130,12 +130,15 @@ fn group_run(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Res
     Ok(done)
 }
 
-/// The kernel of a launch with tiles of at most [`MAX_TILE`] places, if it has longer ones.
+/// The kernel of a launch with tiles of at most [`MAX_TILE`] places, where they are not all of an axis; if it has longer ones.
 fn with_short_tiles(program: &Program, step: &Step) -> Option<Func> {
     let Step::Launch { kernel, .. } = step else { return None };
     let func = program.kernels.get(*kernel as usize)?;
     let mut fine = func.clone();
-    fine.grid.iter_mut().for_each(|axis| axis.tile = axis.tile.min(MAX_TILE));
+    let is_whole =
+        |axis: &GridAxis| axis.extent.as_const().is_some_and(|extent| extent <= i64::from(axis.tile));
+    let cut = fine.grid.iter_mut().filter(|axis| !is_whole(axis));
+    cut.for_each(|axis| axis.tile = axis.tile.min(MAX_TILE));
     (fine != *func).then_some(fine)
 }
 

@@ -1,8 +1,8 @@
 //! Which elements of its parameters one tile of a kernel may touch.
 //!
-//! In: a verified kernel and sizes. Out: for every parameter, intervals of elements that move with the tile: a number of
-//! elements for each step along each grid axis, and bounds of what is added to that. Exact for the kernels that the
-//! compiler makes, an upper bound for all; an index whose values are not known is said to be anywhere.
+//! In: a verified kernel and sizes. Out: for every access to a parameter and every axis of it, an interval of positions that moves
+//! with the tile: how far for each step along each grid axis, and bounds of what is added to that. Exact for the kernels
+//! that the compiler makes, an upper bound for all; an index whose values are not known is said to be anywhere.
 
 use super::{Block, For, Func, Index, Inst, Mem, ParamId, Stmt};
 use crate::diag::Diagnostic;
@@ -23,11 +23,13 @@ pub struct Span {
 /// Beyond any bound, and far enough from the ends of `i64` for a few additions.
 const FAR: i64 = i64::MAX / 4;
 
-/// The elements that accesses of a tile touch, per parameter: one span for each access, equal ones once; `None` if they may be
-/// anywhere.
+/// An access: positions along each axis.
+pub type Place = Vec<Span>;
+
+/// The places that accesses of a tile touch, per parameter, equal ones once; `None` if they may be anywhere.
 ///
 /// Errors: a size without a value.
-pub fn of_params(func: &Func, sizes: &SizeEnv) -> Result<Vec<Option<Vec<Span>>>, Diagnostic> {
+pub fn of_params(func: &Func, sizes: &SizeEnv) -> Result<Vec<Option<Vec<Place>>>, Diagnostic> {
     let mut walk = Walk {
         func,
         sizes,
@@ -75,7 +77,7 @@ struct Walk<'f> {
     sizes: &'f SizeEnv,
     /// Integers whose values are known to lie in a span.
     vars: Vec<Option<Span>>,
-    params: Vec<Option<Vec<Span>>>,
+    params: Vec<Option<Vec<Place>>>,
 }
 
 impl Walk<'_> {
@@ -180,22 +182,19 @@ impl Walk<'_> {
 
     fn touch(&mut self, mem: Mem, index: &[Index]) -> Result<(), Diagnostic> {
         let Mem::Param(ParamId(param)) = mem else { return Ok(()) };
-        let mut place = Some(self.constant(0));
-        for (index, extent) in index.iter().zip(self.func.mem_shape(mem)) {
-            let (extent, own) = (self.dim(extent)?, self.index(index)?);
-            place = match (place, own) {
-                (Some(outer), Some(own)) => {
-                    let mut sum = self.constant(0);
-                    sum.add_scaled(&outer, extent);
-                    sum.add_scaled(&own, 1);
-                    Some(sum)
+        let mut place = Some(vec![]);
+        for index in index {
+            place = match (place, self.index(index)?) {
+                (Some(mut outer), Some(own)) => {
+                    outer.push(own);
+                    Some(outer)
                 }
                 _ => None,
             };
         }
         let known = &mut self.params[param as usize];
         match (known.as_mut(), place) {
-            (Some(spans), Some(span)) if !spans.contains(&span) => spans.push(span),
+            (Some(places), Some(place)) if !places.contains(&place) => places.push(place),
             (Some(_), Some(_)) | (None, _) => {}
             (Some(_), None) => *known = None,
         }

@@ -9,7 +9,7 @@
 use super::{Arg, BufferId, Contract, Program, Step};
 use crate::diag::Diagnostic;
 use crate::dim::{Dim, SizeEnv};
-use crate::kernel::spans::{self, Span};
+use crate::kernel::spans::{self, Place};
 use crate::kernel::{Access, Func};
 
 /// What passes between the steps of a block should stay in the second cache of a core, beside what else they read.
@@ -72,7 +72,8 @@ struct Use {
     /// Elements from the first to the last that may be touched.
     len: i64,
     writes: bool,
-    spans: Option<Vec<Span>>,
+    /// Of a kernel's parameter, its extents and the places of its accesses.
+    places: Option<(Vec<i64>, Vec<Place>)>,
 }
 
 enum Kind {
@@ -171,8 +172,9 @@ impl Touched {
                 return None;
             }
             let row = one.len / self.n_rows;
-            for span in one.spans.as_ref()? {
-                let per_tile = elems_per_tile(span, tiles, depth)?;
+            let (shape, places) = one.places.as_ref()?;
+            for place in places {
+                let per_tile = elems_per_tile(place, shape, tiles, depth)?;
                 if row == 0
                     || per_tile % row != 0
                     || *rows_per_tile.get_or_insert(per_tile / row) != per_tile / row
@@ -188,17 +190,29 @@ impl Touched {
 }
 
 /// Elements from one tile along the first `depth` axes to the next, if every access of a tile stays within its own.
-fn elems_per_tile(span: &Span, tiles: &[i64], depth: usize) -> Option<i64> {
-    // Tiles along the inner axes belong together.
-    let (mut lo, mut hi) = (span.lo, span.hi);
-    for (step, n) in span.steps[depth..].iter().zip(&tiles[depth..]) {
-        let reach = step.checked_mul((n - 1).max(0))?;
-        lo = lo.checked_add(reach.min(0))?;
-        hi = hi.checked_add(reach.max(0))?;
+fn elems_per_tile(place: &Place, shape: &[i64], tiles: &[i64], depth: usize) -> Option<i64> {
+    let (mut lo, mut hi, mut steps) = (0i64, 0i64, vec![0i64; depth]);
+    for (span, extent) in place.iter().zip(shape) {
+        // Tiles along the inner axes belong together.
+        let (mut least, mut most) = (span.lo, span.hi);
+        for (step, n) in span.steps[depth..].iter().zip(&tiles[depth..]) {
+            let reach = step.checked_mul((n - 1).max(0))?;
+            least = least.checked_add(reach.min(0))?;
+            most = most.checked_add(reach.max(0))?;
+        }
+        // The last of them may be cut off by the end of the axis.
+        if span.steps[..depth].iter().all(|step| *step == 0) {
+            (least, most) = (least.max(0), most.min(extent - 1));
+        }
+        lo = lo.checked_mul(*extent)?.checked_add(least)?;
+        hi = hi.checked_mul(*extent)?.checked_add(most)?;
+        for (sum, step) in steps.iter_mut().zip(&span.steps) {
+            *sum = sum.checked_mul(*extent)?.checked_add(*step)?;
+        }
     }
     // Along the outer ones, numbered row by row, each is as far from the one before.
     let (mut per_tile, mut inner) = (None, 1i64);
-    for (step, n) in span.steps[..depth].iter().zip(&tiles[..depth]).rev() {
+    for (step, n) in steps.iter().zip(&tiles[..depth]).rev() {
         if *n == 1 {
             continue;
         }
@@ -329,17 +343,18 @@ fn kernel_uses(func: &Func, args: &[Arg], sizes: &SizeEnv) -> Result<(Vec<Use>, 
     let missing = |error: crate::dim::DimError| {
         Diagnostic::input(Default::default(), format!("kernel @{}: {error}", func.name))
     };
-    let spans = spans::of_params(func, sizes)?;
+    let places = spans::of_params(func, sizes)?;
     let mut uses = vec![];
-    for ((arg, param), spans) in args.iter().zip(&func.params).zip(spans) {
-        let n_elems = param.shape.iter().fold(Dim::constant(1), |product, dim| product.mul(dim));
+    for ((arg, param), places) in args.iter().zip(&func.params).zip(places) {
+        let shape: Vec<i64> =
+            param.shape.iter().map(|dim| dim.eval(sizes)).collect::<Result<_, _>>().map_err(missing)?;
         uses.push(Use {
             buffer: arg.buffer,
             offset: arg.offset.subst(sizes),
             elem_bytes: param.dtype.size_bytes(),
-            len: n_elems.eval(sizes).map_err(missing)?,
+            len: shape.iter().fold(1, |len: i64, extent| len.saturating_mul(*extent)),
             writes: param.access != Access::Read,
-            spans,
+            places: places.map(|places| (shape, places)),
         });
     }
     let mut tiles = vec![];
@@ -365,7 +380,7 @@ fn product_uses(
             elem_bytes: program.buffer(arg.buffer).map_or(0, |buffer| buffer.dtype.size_bytes()),
             len: span,
             writes: operand.access != Access::Read,
-            spans: None,
+            places: None,
         });
     }
     let extents = [numbers.batch, numbers.m, numbers.n, numbers.k];
