@@ -96,7 +96,7 @@ pub(crate) enum Part {
         tiles: i64,
     },
     /// A part of matrix products, along one axis of the results.
-    Contract(Contract, Side),
+    Contract(Box<Contract>, Side),
 }
 
 /// Matrix products at given sizes.
@@ -426,7 +426,7 @@ impl Resolver<'_> {
                     Part::Launch { kernel: *kernel as usize, args: self.args(*kernel, args)?, rows, tiles }
                 }
                 (plan::Step::Contract(contract), Cut::Product(side)) => {
-                    Part::Contract(self.contract(contract)?, side)
+                    Part::Contract(Box::new(self.contract(contract)?), side)
                 }
                 _ => return Err(Diagnostic::verify("a step of a group is cut as what it is not")),
             });
