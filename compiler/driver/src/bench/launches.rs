@@ -3,7 +3,7 @@
 //! In: a plan, its sizes, and when what ran in each run. Out: one row for every kernel, contraction and group of steps that ran, in
 //! the order in which they first did. Bytes and arithmetic are the plan's predictions.
 
-use super::{Measured, Times};
+use super::{Measured, Times, TraceEvent};
 use birkhoff_compiler::lower::price::flops;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::SizeEnv;
@@ -23,7 +23,7 @@ pub(super) fn reports(
     program: &Program,
     sizes: &SizeEnv,
     runs: &[Vec<Event>],
-) -> Result<(Vec<Measured>, Vec<(usize, Duration, Duration)>), Diagnostic> {
+) -> Result<(Vec<Measured>, Vec<TraceEvent>), Diagnostic> {
     let known = Known::new(program, sizes)?;
     let mut order: Vec<Ran> = vec![];
     let mut sums: BTreeMap<Ran, Vec<f64>> = BTreeMap::new();

@@ -101,6 +101,9 @@ impl Measured {
     }
 }
 
+/// A launch of one call: the position of its row in the report, its begin and its end since the call's begin.
+pub type TraceEvent = (usize, Duration, Duration);
+
 /// The processor that ran a function.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Host {
@@ -127,8 +130,8 @@ pub struct BenchReport {
     pub emit_s: f64,
     /// Run-time sizes by name.
     pub sizes: Vec<(String, i64)>,
-    /// Launches of one call: position in [`BenchReport::kernels`], begin and end since the call's begin.
-    pub trace: Vec<(usize, Duration, Duration)>,
+    /// Launches of one call, by position in [`BenchReport::kernels`].
+    pub trace: Vec<TraceEvent>,
 }
 
 /// Measures `function`, which was compiled for the CPU or a GPU, on `inputs` in signature order.
@@ -157,7 +160,7 @@ impl BenchReport {
         kernels: Vec<Measured>,
         host: Option<Host>,
         sizes: Vec<(String, i64)>,
-        trace: Vec<(usize, Duration, Duration)>,
+        trace: Vec<TraceEvent>,
     ) -> BenchReport {
         let timings = || function.timings().iter();
         BenchReport {

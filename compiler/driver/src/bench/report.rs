@@ -1,6 +1,6 @@
 //! A bench report as text, as JSON, and as a trace.
 
-use super::{BenchReport, Host, Measured};
+use super::{BenchReport, Host, Measured, TraceEvent};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -119,7 +119,7 @@ impl BenchReport {
 
     /// The launches of one call in the trace event format that Chromium's viewers read: complete events, microseconds.
     pub fn chrome_trace(&self) -> Value {
-        let event = |(kernel, start, end): &(usize, std::time::Duration, std::time::Duration)| {
+        let event = |(kernel, start, end): &TraceEvent| {
             let name = self.kernels.get(*kernel).map_or("", |kernel| kernel.name.as_str());
             json!({
                 "name": name,
