@@ -41,6 +41,26 @@ fn chunks_of_a_few_places_are_dealt_evenly() {
     assert!(text.contains("index 4096\n") && text.contains("index T+4095\n"), "{text}");
 }
 
+#[test]
+fn what_is_turned_is_walked_in_blocks() {
+    for (rows, columns) in [(33, 70), (16, 16), (128, 512)] {
+        let source = format!(
+            "
+dim B in 1..=1000 default 20
+export fn @main(%x: f32[{columns},{rows}], %b: f32[{columns}], %z: f32[{columns},B]) -> (y: f32[{rows},{columns}], w: f32[B,{columns}]) {{
+  t = transpose(x, axes=[1,0])
+  y = t + broadcast(b, shape=[{rows},{columns}], axes=[1])
+  w = exp(transpose(z, axes=[1,0]))
+  return y = y, w = w
+}}"
+        );
+        let program = check_text(&source, &[], &[("B", 19)]);
+        let blocks =
+            program.kernels.iter().filter(|kernel| kernel::text::print(kernel).contains("for row in"));
+        assert_eq!(blocks.count(), program.kernels.len(), "{rows} {columns}");
+    }
+}
+
 fn planned(source: &str, target: &Target) -> Program {
     let module = text::parse(source).unwrap_or_else(|why| panic!("{}", why.render("test.bir", source)));
     let bound = bind(&module, &Bindings::default()).expect("binds");

@@ -9,7 +9,7 @@ use birkhoff_ir::dim::{Dim, DimError, SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{self, Access, abi};
 use birkhoff_ir::plan::contract::{ContractSizes, has_library};
-use birkhoff_ir::plan::rows::{self, Cut, Side, Touched};
+use birkhoff_ir::plan::rows::{self, Blocks, Cut, Side};
 use birkhoff_ir::plan::{self, BufferKind, Program};
 
 /// A plan in numbers.
@@ -414,13 +414,13 @@ impl Resolver<'_> {
     fn rows(&mut self, rows: &Dim, body: &[plan::Step], all: &mut Vec<Step>) -> Result<(), Diagnostic> {
         let group = self.n_groups;
         self.n_groups += 1;
-        let n_rows = rows.eval(&self.resolved.sizes).map_err(overflow)?;
-        let Some((block, cuts)) = self.blocks(n_rows, body)? else {
+        let blocks = rows::blocks(self.program, rows, body, &self.resolved.sizes)?;
+        let Some(Blocks { n_rows, block, rows }) = blocks else {
             all.extend(self.steps(body)?);
             return Ok(());
         };
         let mut parts = Vec::with_capacity(body.len());
-        for (step, cut) in body.iter().zip(cuts) {
+        for (step, cut) in body.iter().zip(rows.cuts) {
             parts.push(match (step, cut) {
                 (plan::Step::Launch { kernel, args }, Cut::Tiles { rows, tiles }) => {
                     Part::Launch { kernel: *kernel as usize, args: self.args(*kernel, args)?, rows, tiles }
@@ -433,25 +433,6 @@ impl Resolver<'_> {
         }
         all.push(Step::Rows { group, n_rows, block, parts });
         Ok(())
-    }
-
-    /// Rows of a block and how the steps are cut, if they can be.
-    fn blocks(&self, n_rows: i64, body: &[plan::Step]) -> Result<Option<(i64, Vec<Cut>)>, Diagnostic> {
-        // Steps of a block run beside those of others: temporaries that share memory would meet.
-        let mut users: Vec<(u32, plan::BufferId)> = vec![];
-        for id in body.iter().flat_map(plan::Step::buffers) {
-            if let BufferKind::Temp(slot) = self.program.buffers[id.0 as usize].kind {
-                if users.iter().any(|(known, user)| *known == slot && *user != id) {
-                    return Ok(None);
-                }
-                users.push((slot, id));
-            }
-        }
-        let touched: Result<Option<Vec<Touched>>, Diagnostic> =
-            body.iter().map(|step| Touched::new(self.program, step, n_rows, &self.resolved.sizes)).collect();
-        let Some(touched) = touched? else { return Ok(None) };
-        let cut = rows::cut(&touched.iter().collect::<Vec<_>>());
-        Ok(cut.and_then(|cut| Some((cut.block(n_rows)?, cut.cuts))))
     }
 
     fn contract(&mut self, contract: &plan::Contract) -> Result<Contract, Diagnostic> {

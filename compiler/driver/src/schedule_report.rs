@@ -2,7 +2,8 @@
 //!
 //! In: a plan and its run-time sizes. Out: per kernel and parameter, *edge* bytes (each element once) and *issued* bytes (every
 //! load and store), in total and per unit of the run-time size. Arrays without a run-time size (parameters of the model) are
-//! summed apart: they do not grow with the batch. Contractions that a library does stand after the kernels.
+//! summed apart: they do not grow with the batch. Contractions that a library does stand after the kernels, and behind them the
+//! groups of steps that run for a block of rows after the other.
 
 use crate::loop_choice::LoopReport;
 use birkhoff_ir::diag::Diagnostic;
@@ -10,8 +11,9 @@ use birkhoff_ir::dim::{Dim, SizeEnv, Sym};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::traffic::ParamTraffic;
 use birkhoff_ir::kernel::{Access, Func, Stmt, abi};
-use birkhoff_ir::plan::Program;
+use birkhoff_ir::plan::rows::{Blocks, blocks};
 use birkhoff_ir::plan::traffic::{KernelTraffic, predict, predict_contracts};
+use birkhoff_ir::plan::{Program, Step};
 use birkhoff_ir::text::array_type;
 use serde_json::{Value, json};
 
@@ -65,6 +67,18 @@ pub struct ParamReport {
     pub is_stream: bool,
 }
 
+/// Steps that run for a block of rows after the other.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GroupReport {
+    /// Its name.
+    pub name: String,
+    /// Names of its steps, in order.
+    pub steps: Vec<String>,
+    /// Rows of a block, of how many, and bytes that pass between the steps for all of them; `None` if the steps run one after the
+    /// other at these sizes.
+    pub blocks: Option<(i64, i64, u64)>,
+}
+
 /// All kernels of a plan.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ScheduleReport {
@@ -74,6 +88,8 @@ pub struct ScheduleReport {
     pub sizes: SizeEnv,
     /// The kernels, in order of the plan.
     pub kernels: Vec<KernelReport>,
+    /// The groups, in order of the plan.
+    pub groups: Vec<GroupReport>,
     /// Bytes of one call, of arrays with a run-time size.
     pub streams: Bytes,
     /// Bytes of one call, of all others.
@@ -124,8 +140,24 @@ pub fn report(program: &Program, sizes: &SizeEnv) -> Result<ScheduleReport, Diag
         streams.add(kernel.streams, kernel.launches);
         constants.add(kernel.constants, kernel.launches);
     }
+    let groups = group_reports(program, sizes)?;
     let (name, sizes, loops) = (program.name.to_string(), sizes.clone(), LoopReport::default());
-    Ok(ScheduleReport { name, sizes, kernels, streams, constants, loops })
+    Ok(ScheduleReport { name, sizes, kernels, groups, streams, constants, loops })
+}
+
+fn group_reports(program: &Program, sizes: &SizeEnv) -> Result<Vec<GroupReport>, Diagnostic> {
+    let mut reports = vec![];
+    for (number, (group, n_contracts)) in program.groups().into_iter().enumerate() {
+        let Step::Rows { rows, body } = group else { continue };
+        let found = blocks(program, rows, body, sizes)?;
+        let told = |it: Blocks| (it.block, it.n_rows, it.rows.row_bytes.saturating_mul(it.n_rows as u64));
+        reports.push(GroupReport {
+            name: format!("rows_{number}"),
+            steps: program.names_in_group(body, n_contracts),
+            blocks: found.map(told),
+        });
+    }
+    Ok(reports)
 }
 
 fn kernel_report(
@@ -225,6 +257,15 @@ impl ScheduleReport {
             lines.push(format!("  streams    {}", self.bytes_text(kernel.streams, true)));
             lines.push(format!("  parameters {}", self.bytes_text(kernel.constants, false)));
         }
+        for GroupReport { name, steps, blocks } in &self.groups {
+            let how = match blocks {
+                Some((block, rows, bytes)) => {
+                    format!("{rows} rows in blocks of {block}, {bytes} B pass between")
+                }
+                None => "one after the other at these sizes".to_string(),
+            };
+            lines.push(format!("group {name}: {how} {}", steps.join(", ")));
+        }
         lines.push(format!("total streams    {}", self.bytes_text(self.streams, true)));
         lines.push(format!("total parameters {}", self.bytes_text(self.constants, false)));
         lines.push(String::new());
@@ -273,6 +314,12 @@ impl ScheduleReport {
                 "parameters": bytes(kernel.constants),
             })
         };
+        let group = |group: &GroupReport| {
+            let blocks = group
+                .blocks
+                .map(|(block, rows, bytes)| json!({ "rows": rows, "block": block, "passed_bytes": bytes }));
+            json!({ "name": group.name, "steps": group.steps, "blocks": blocks })
+        };
         let sizes: serde_json::Map<String, Value> =
             self.sizes.iter().map(|(name, size)| (name.to_string(), json!(size))).collect();
         json!({
@@ -280,6 +327,7 @@ impl ScheduleReport {
             "sizes": sizes,
             "loops": self.loops.json(&self.sizes),
             "kernels": self.kernels.iter().map(kernel).collect::<Vec<_>>(),
+            "groups": self.groups.iter().map(group).collect::<Vec<_>>(),
             "streams": streams(self.streams),
             "parameters": bytes(self.constants),
         })

@@ -16,6 +16,7 @@ mod rolled;
 mod rows;
 pub mod stage_loads;
 pub mod tokens;
+mod turned;
 pub mod value;
 pub mod widen;
 

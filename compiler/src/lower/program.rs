@@ -4,6 +4,7 @@ use super::kernel::{KernelCx, LoweredKernel, is_unsupported, lower};
 use super::memory;
 use super::rows::group_rows;
 use super::stage_loads::load_in_stages;
+use super::turned::walk_in_blocks;
 use super::widen::widen;
 use crate::schedule::anchors;
 use crate::schedule::assembled::{self, behind_reshapes};
@@ -62,6 +63,9 @@ pub fn build(module: &Module, func: FuncId, target: &Target) -> Result<Program, 
             load_in_stages(kernel);
             widen(kernel);
         }
+    }
+    if target.lanes == LaneKind::Vector {
+        program.kernels.iter_mut().for_each(walk_in_blocks);
     }
     group_rows(&mut program)?;
     memory::assign_slots(&mut program);

@@ -146,6 +146,37 @@ impl Program {
         found
     }
 
+    /// All groups of rows, in the order in which they print, each with the number of contractions before it.
+    pub fn groups(&self) -> Vec<(&Step, usize)> {
+        fn collect<'s>(steps: &'s [Step], n_contracts: &mut usize, found: &mut Vec<(&'s Step, usize)>) {
+            for step in steps {
+                match step {
+                    Step::Contract(_) => *n_contracts += 1,
+                    Step::Rows { .. } => found.push((step, *n_contracts)),
+                    _ => {}
+                }
+                collect(step.body(), n_contracts, found);
+            }
+        }
+        let mut found = vec![];
+        collect(&self.steps, &mut 0, &mut found);
+        found
+    }
+
+    /// Names of the steps of a group that has so many contractions before it: of kernels their own, `contract_` with the
+    /// position of a contraction.
+    pub fn names_in_group(&self, body: &[Step], n_contracts: usize) -> Vec<String> {
+        let mut next = n_contracts..;
+        let name = |step: &Step| match step {
+            Step::Launch { kernel, .. } => Some(
+                self.kernels.get(*kernel as usize).map_or(String::new(), |kernel| kernel.name.to_string()),
+            ),
+            Step::Contract(_) => next.next().map(|place| format!("contract_{place}")),
+            _ => None,
+        };
+        body.iter().filter_map(name).collect()
+    }
+
     /// Ids of the buffers whose kind `wanted` accepts, in order.
     pub fn buffers_where(&self, wanted: impl Fn(BufferKind) -> bool) -> Vec<BufferId> {
         let ids = (0..self.buffers.len() as u32).map(BufferId);

@@ -6,7 +6,7 @@
 //! a cache. Asked twice: by whoever makes the plan, at likely sizes, and by whoever runs it, at those of the call.
 //! The number of rows of a block depends on sizes alone, because a library's sums may depend on it.
 
-use super::{Arg, BufferId, Contract, Program, Step};
+use super::{Arg, BufferId, BufferKind, Contract, Program, Step};
 use crate::diag::Diagnostic;
 use crate::dim::{Dim, SizeEnv};
 use crate::kernel::spans::{self, Place};
@@ -337,6 +337,45 @@ fn lcm(a: i64, b: i64) -> Option<i64> {
         (x, y) = (y, x % y);
     }
     (a / x.max(1)).checked_mul(b)
+}
+
+/// A group in blocks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Blocks {
+    /// Rows in all.
+    pub n_rows: i64,
+    /// Rows of a block; the last may have fewer.
+    pub block: i64,
+    /// How the steps are cut.
+    pub rows: Rows,
+}
+
+/// The blocks in which the steps of a group can run at `sizes`; `None` if they run one after the other.
+///
+/// Errors: a size without a value, a contraction without meaning.
+pub fn blocks(
+    program: &Program,
+    rows: &Dim,
+    body: &[Step],
+    sizes: &SizeEnv,
+) -> Result<Option<Blocks>, Diagnostic> {
+    let missing = |error: crate::dim::DimError| {
+        Diagnostic::input(Default::default(), format!("the rows of a group: {error}"))
+    };
+    let n_rows = rows.eval(sizes).map_err(missing)?;
+    // Steps of a block run beside those of others: temporaries that share memory would meet.
+    let mut users: Vec<(u32, BufferId)> = vec![];
+    for id in body.iter().flat_map(Step::buffers) {
+        let Some(BufferKind::Temp(slot)) = program.buffer(id).map(|buffer| buffer.kind) else { continue };
+        if users.iter().any(|(known, user)| *known == slot && *user != id) {
+            return Ok(None);
+        }
+        users.push((slot, id));
+    }
+    let touched: Result<Option<Vec<Touched>>, Diagnostic> =
+        body.iter().map(|step| Touched::new(program, step, n_rows, sizes)).collect();
+    let rows = touched?.and_then(|touched| cut(&touched.iter().collect::<Vec<_>>()));
+    Ok(rows.and_then(|rows| Some(Blocks { n_rows, block: rows.block(n_rows)?, rows })))
 }
 
 fn kernel_uses(func: &Func, args: &[Arg], sizes: &SizeEnv) -> Result<(Vec<Use>, Kind), Diagnostic> {

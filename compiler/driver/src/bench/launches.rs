@@ -91,36 +91,22 @@ impl Known {
                 ..One::default()
             });
         }
-        known.groups(&program.steps, &mut 0);
-        Ok(known)
-    }
-
-    /// Adds the groups among `steps`, behind so many contractions.
-    fn groups(&mut self, steps: &[Step], n_contracts: &mut usize) {
-        for step in steps {
-            match step {
-                Step::Launch { .. } => {}
-                Step::Contract(_) => *n_contracts += 1,
-                Step::Loop { body, .. } | Step::Unless { body, .. } => self.groups(body, n_contracts),
-                Step::Rows { body, .. } => {
-                    let mut group = One { name: format!("rows_{}", self.groups.len()), ..One::default() };
-                    for step in body {
-                        let what = match step {
-                            Step::Launch { kernel, .. } => Ran::Kernel(*kernel as usize),
-                            _ => {
-                                *n_contracts += 1;
-                                Ran::Contract(*n_contracts - 1)
-                            }
-                        };
-                        let one = self.of(what);
-                        group.edge_bytes += one.edge_bytes;
-                        group.flops += one.flops;
-                        group.steps.push(one.name);
-                    }
-                    self.groups.push(group);
-                }
+        for (group, n_contracts) in program.groups() {
+            let steps = program.names_in_group(group.body(), n_contracts);
+            let mut sum = One { name: format!("rows_{}", known.groups.len()), steps, ..One::default() };
+            let mut contract = n_contracts..;
+            for step in group.body() {
+                let what = match step {
+                    Step::Launch { kernel, .. } => Ran::Kernel(*kernel as usize),
+                    _ => Ran::Contract(contract.next().unwrap_or_default()),
+                };
+                let one = known.of(what);
+                sum.edge_bytes += one.edge_bytes;
+                sum.flops += one.flops;
             }
+            known.groups.push(sum);
         }
+        Ok(known)
     }
 
     fn of(&self, what: Ran) -> One {
