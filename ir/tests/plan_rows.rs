@@ -9,7 +9,7 @@ fn plan(steps: &str, kernel: &str) -> Program {
     let source = format!(
         "plan @f {{\n  size T in 1..=1048576 default 64\n  size K in 1..=64 default 2\n  input x: f32[T,64]\n  input w: f32[64,64]\n  \
          output y: f32[T,64]\n  output parts: f32[64]\n  temp h: f32[T,64] in slot 0\n  temp g: f32[K,T,64] in slot 1\n  \
-         slot 0: 256*T\n  slot 1: 256*T*K\n  {steps}\n}}\n{kernel}"
+         slot 0: 256*T, 256*T*K\n  slot 1: 256*T*K\n  {steps}\n}}\n{kernel}"
     );
     text::parse(&source).unwrap_or_else(|error| panic!("{error:?}\n{source}")).program
 }
@@ -18,10 +18,8 @@ fn plan(steps: &str, kernel: &str) -> Program {
 fn cut_of(program: &Program, rows: i64, sizes: [i64; 2]) -> Option<Rows> {
     let sizes: SizeEnv = ["T", "K"].into_iter().map(Sym::from).zip(sizes).collect();
     let Some(Step::Rows { body, .. }) = program.steps.first() else { panic!("no group") };
-    let touched: Option<Vec<Touched>> =
-        body.iter().map(|step| Touched::new(program, step, rows, &sizes).expect("sizes")).collect();
-    let touched = touched.expect("single steps");
-    cut(&touched.iter().collect::<Vec<_>>())
+    let touched: Option<Vec<Touched>> = body.iter().map(|step| Touched::new(program, step, &sizes)).collect();
+    cut(&touched.expect("single steps").iter().collect::<Vec<_>>(), rows)
 }
 
 const PRODUCT: &str = "contract(1, T, 64, 64): h(0, 64, 1) = x(0, 64, 1) * w(0, 64, 1)";
@@ -125,12 +123,58 @@ fn chunked_sums_are_cut_between_chunks() {
     let rows = cut_of(&program, 1000, [1000, 1]).expect("a cut");
     assert_eq!(rows.cuts[1], Cut::Tiles { rows: 64, tiles: 1 });
     assert_eq!(cut_of(&program, 5000, [5000, 1]).expect("a cut").align, 128);
-    assert_eq!(rows.block(1000), Some(256));
+    assert_eq!(rows.block(1000), Some(128));
 }
 
 #[test]
-fn a_group_prints_and_parses_and_keeps_slots_apart() {
+fn a_group_prints_and_parses() {
     let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &act("b0+t,i", "b0+t,i"));
     let again = text::parse(&text::print(&program)).expect("its own text").program;
     assert_eq!(text::canonical(&program), text::canonical(&again));
+}
+
+#[test]
+fn the_verifier_wants_single_steps_in_slots_of_their_own() {
+    let messages = |steps: &str, kernel: &str, slot: &str| {
+        let program = plan(steps, kernel);
+        let source = text::print(&program)
+            .replace("g: f32[K,T,64] in slot 1", &format!("g: f32[K,T,64] in slot {slot}"));
+        let parsed = text::parse(&source).expect("parses");
+        let errors = birkhoff_ir::plan::verify::verify_parsed(&parsed).err();
+        errors.map_or(String::new(), |errors| errors.0.iter().map(|error| error.message.clone()).collect())
+    };
+    let both = |second: &str| format!("rows T {{\n {PRODUCT}\n {second}\n }}");
+    let square = "contract(1, T, 64, 64): g(0, 64, 1) = h(0, 64, 1) * w(0, 64, 1)";
+    let last = "contract(1, T, 64, 64): y(0, 64, 1) = g(0, 64, 1) * w(0, 64, 1)";
+    let steps = both(&format!("{square}\n {last}"));
+    assert!(!messages(&steps, "", "1").contains("share a slot"));
+    assert!(messages(&steps, "", "0").contains("share a slot, and steps run at once use both"));
+    assert!(messages("rows T {\n }", "", "1").contains("there are rows, but no steps"));
+    let inner = format!("rows T {{\n rows T {{\n {PRODUCT}\n }}\n }}");
+    assert!(messages(&inner, "", "1").contains("only launches and contractions"));
+}
+
+#[test]
+fn sizes_without_rows_or_tiles_and_numbers_without_bounds_are_refused() {
+    let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &act("b0+t,i", "b0+t,i"));
+    for rows in [0, -3] {
+        assert_eq!(cut_of(&program, rows, [256, 1]), None);
+    }
+    let rows = cut_of(&program, 256, [256, 1]).expect("a cut");
+    assert_eq!([0, -5, 1, 3].map(|n_rows| rows.block(n_rows)), [None; 4]);
+    assert!(rows.block(i64::MAX).is_some());
+    let empty = plan("rows T {\n }", "");
+    assert_eq!(cut_of(&empty, 0, [0, 1]), None);
+    // Of the second axis, as many places as are missing: none.
+    let kernel = act("b0+t,i", "b0+t,i")
+        .replace("\n  stage s", "\n  grid k over K-3 tile 1 as k0, k_count\n  stage s");
+    let kernel = kernel.replace("sizes T", "sizes T, K");
+    let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &kernel);
+    assert_eq!(cut_of(&program, 256, [256, 1]), None);
+    assert!(cut_of(&program, 256, [256, 5]).is_some());
+    // Numbers that differ by one, beyond what a sum of two may have.
+    let offset = "%7 = const i64 4611686018427387904\n        %8 = const i64 4611686018427387903\n        %9 = sub %7, %8\n        %0 = load";
+    let kernel = act("b0+t+%9,i", "b0+t,i").replace("%0 = load", offset);
+    let program = plan(&format!("rows T {{\n {PRODUCT}\n launch @act(h, y)\n }}"), &kernel);
+    assert_eq!(cut_of(&program, 256, [256, 1]), None);
 }

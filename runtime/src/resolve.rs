@@ -414,20 +414,20 @@ impl Resolver<'_> {
     fn rows(&mut self, rows: &Dim, body: &[plan::Step], all: &mut Vec<Step>) -> Result<(), Diagnostic> {
         let group = self.n_groups;
         self.n_groups += 1;
-        let blocks = rows::blocks(self.program, rows, body, &self.resolved.sizes)?;
+        // Operands are held against their buffers before anything is computed with them.
+        let steps = self.steps(body)?;
+        let blocks = rows::blocks(self.program, rows, body, &self.resolved.sizes);
         let Some(Blocks { n_rows, block, rows }) = blocks else {
-            all.extend(self.steps(body)?);
+            all.extend(steps);
             return Ok(());
         };
-        let mut parts = Vec::with_capacity(body.len());
-        for (step, cut) in body.iter().zip(rows.cuts) {
+        let mut parts = Vec::with_capacity(steps.len());
+        for (step, cut) in steps.into_iter().zip(rows.cuts) {
             parts.push(match (step, cut) {
-                (plan::Step::Launch { kernel, args }, Cut::Tiles { rows, tiles }) => {
-                    Part::Launch { kernel: *kernel as usize, args: self.args(*kernel, args)?, rows, tiles }
+                (Step::Launch { kernel, args }, Cut::Tiles { rows, tiles }) => {
+                    Part::Launch { kernel, args, rows, tiles }
                 }
-                (plan::Step::Contract(contract), Cut::Product(side)) => {
-                    Part::Contract(Box::new(self.contract(contract)?), side)
-                }
+                (Step::Contract(contract), Cut::Product(side)) => Part::Contract(Box::new(contract), side),
                 _ => return Err(Diagnostic::verify("a step of a group is cut as what it is not")),
             });
         }

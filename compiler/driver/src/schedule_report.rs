@@ -140,16 +140,16 @@ pub fn report(program: &Program, sizes: &SizeEnv) -> Result<ScheduleReport, Diag
         streams.add(kernel.streams, kernel.launches);
         constants.add(kernel.constants, kernel.launches);
     }
-    let groups = group_reports(program, sizes)?;
+    let groups = group_reports(program, sizes);
     let (name, sizes, loops) = (program.name.to_string(), sizes.clone(), LoopReport::default());
     Ok(ScheduleReport { name, sizes, kernels, groups, streams, constants, loops })
 }
 
-fn group_reports(program: &Program, sizes: &SizeEnv) -> Result<Vec<GroupReport>, Diagnostic> {
+fn group_reports(program: &Program, sizes: &SizeEnv) -> Vec<GroupReport> {
     let mut reports = vec![];
     for (number, (group, n_contracts)) in program.groups().into_iter().enumerate() {
         let Step::Rows { rows, body } = group else { continue };
-        let found = blocks(program, rows, body, sizes)?;
+        let found = blocks(program, rows, body, sizes);
         let told = |it: Blocks| (it.block, it.n_rows, it.rows.row_bytes.saturating_mul(it.n_rows as u64));
         reports.push(GroupReport {
             name: format!("rows_{number}"),
@@ -157,7 +157,7 @@ fn group_reports(program: &Program, sizes: &SizeEnv) -> Result<Vec<GroupReport>,
             blocks: found.map(told),
         });
     }
-    Ok(reports)
+    reports
 }
 
 fn kernel_report(

@@ -8,18 +8,20 @@
 
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, SizeEnv};
-use birkhoff_ir::kernel::{Func, GridAxis};
+use birkhoff_ir::kernel::{Access, Block, Func, GridAxis, Stmt};
 use birkhoff_ir::plan::rows::{Touched, cut};
-use birkhoff_ir::plan::{Program, Step};
+use birkhoff_ir::plan::{BufferId, Program, Step};
 
 /// Run-time sizes at which groups are looked for: large ones, where they matter.
 const LARGE: i64 = 1024;
 /// Places of a tile, at most, of a kernel in a group.
 const MAX_TILE: u32 = 64;
+/// Longer tiles are of elements and not of rows: a copy, which runs by itself.
+const MAX_CUT_TILE: u32 = 1024;
 
 /// Puts the steps of `program` into groups.
 ///
-/// Errors: a step without meaning at the sizes that are tried (our fault).
+/// Errors: steps that wait for each other in a circle (our fault).
 pub fn group_rows(program: &mut Program) -> Result<(), Diagnostic> {
     if program.contracts().is_empty() {
         return Ok(());
@@ -88,7 +90,7 @@ fn grouped(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Resul
 /// Groups of launches and contractions that follow each other.
 fn group_run(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Result<Vec<Step>, Diagnostic> {
     let fine: Vec<Option<Func>> = steps.iter().map(|step| with_short_tiles(program, step)).collect();
-    let mut run = Run::new(program, &steps, &fine, points)?;
+    let mut run = Run::new(program, &steps, &fine, points);
     let mut rows_of = vec![];
     for (seed, step) in steps.iter().enumerate() {
         let Step::Contract(contract) = step else { continue };
@@ -97,7 +99,7 @@ fn group_run(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Res
         }
         let mut best: Option<(Dim, Vec<usize>)> = None;
         for rows in [&contract.m, &contract.batch, &contract.n] {
-            let members = run.grow(seed, rows)?;
+            let members = run.grow(seed, rows);
             if members.len() > best.as_ref().map_or(1, |(_, known)| known.len()) {
                 best = Some((rows.clone(), members));
             }
@@ -107,7 +109,7 @@ fn group_run(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Res
             run.merge(&members);
         }
     }
-    let order = run.order();
+    let order = run.order()?;
     let mut done = vec![];
     let mut steps: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
     for node in order {
@@ -130,16 +132,49 @@ fn group_run(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Res
     Ok(done)
 }
 
-/// The kernel of a launch with tiles of at most [`MAX_TILE`] places, where they are not all of an axis; if it has longer ones.
+/// The buffers of a launch or a contraction, and whether it writes them.
+fn uses_of(program: &Program, step: &Step) -> Vec<(BufferId, bool)> {
+    match step {
+        Step::Launch { kernel, args } => {
+            let params = program.kernels.get(*kernel as usize).map_or(&[][..], |func| &func.params);
+            let both = args.iter().zip(params);
+            both.map(|(arg, param)| (arg.buffer, param.access != Access::Read)).collect()
+        }
+        Step::Contract(contract) => {
+            let operands = contract.operands().into_iter();
+            operands.map(|operand| (operand.matrix.arg.buffer, operand.access != Access::Read)).collect()
+        }
+        Step::Loop { .. } | Step::Unless { .. } | Step::Rows { .. } => vec![],
+    }
+}
+
+/// The kernel of a launch with tiles of at most [`MAX_TILE`] places, where they are not all of an axis; if it has longer ones that
+/// can be cut.
 fn with_short_tiles(program: &Program, step: &Step) -> Option<Func> {
     let Step::Launch { kernel, .. } = step else { return None };
     let func = program.kernels.get(*kernel as usize)?;
     let mut fine = func.clone();
     let is_whole =
         |axis: &GridAxis| axis.extent.as_const().is_some_and(|extent| extent <= i64::from(axis.tile));
-    let cut = fine.grid.iter_mut().filter(|axis| !is_whole(axis));
-    cut.for_each(|axis| axis.tile = axis.tile.min(MAX_TILE));
+    for axis in fine.grid.iter_mut().filter(|axis| axis.tile > MAX_TILE && !is_whole(axis)) {
+        // A loop over whole tiles would not get shorter.
+        if axis.tile > MAX_CUT_TILE || walks(&func.body, i64::from(axis.tile)) {
+            return None;
+        }
+        axis.tile = MAX_TILE;
+    }
     (fine != *func).then_some(fine)
+}
+
+/// Whether some loop ends at that number.
+fn walks(block: &Block, end: i64) -> bool {
+    block.iter().any(|stmt| match stmt {
+        Stmt::For(inner) => {
+            (inner.end.terms.is_empty() && inner.end.offset.is_const(end)) || walks(&inner.body, end)
+        }
+        Stmt::Stage(_, body) => walks(body, end),
+        _ => false,
+    })
 }
 
 /// The position of `func` in the plan, where it is put under a name of its own unless it is there.
@@ -155,11 +190,9 @@ fn intern(program: &mut Program, func: &Func) -> u32 {
 
 /// Steps in a row, and which of them are together by now.
 struct Run<'p> {
-    program: &'p Program,
-    steps: &'p [Step],
-    /// Kernels that launches would have in a group, where they differ.
-    fine: &'p [Option<Func>],
     points: &'p [SizeEnv],
+    /// What each step touches, at each of the points.
+    touched: Vec<Vec<Option<Touched>>>,
     /// Steps that run together, by position, each list increasing, ordered by their first.
     nodes: Vec<Vec<usize>>,
     /// For each pair, whether the later has to wait for the earlier.
@@ -167,47 +200,36 @@ struct Run<'p> {
 }
 
 impl<'p> Run<'p> {
-    fn new(
-        program: &'p Program,
-        steps: &'p [Step],
-        fine: &'p [Option<Func>],
-        points: &'p [SizeEnv],
-    ) -> Result<Run<'p>, Diagnostic> {
-        let mut waits = vec![vec![false; steps.len()]; steps.len()];
-        for sizes in points {
-            let touched: Option<Vec<Touched>> =
-                steps.iter().map(|step| Touched::new(program, step, 1, sizes)).collect::<Result<_, _>>()?;
-            for (later, two) in touched.iter().flatten().enumerate() {
-                for (earlier, one) in touched.iter().flatten().take(later).enumerate() {
-                    waits[later][earlier] |= one.meets(two);
-                }
-            }
-        }
+    /// `fine` are the kernels that launches would have in a group, where they differ.
+    fn new(program: &Program, steps: &[Step], fine: &[Option<Func>], points: &'p [SizeEnv]) -> Run<'p> {
+        // Whatever parts of an array they use: what is apart at some sizes may meet at others.
+        let uses: Vec<Vec<(BufferId, bool)>> = steps.iter().map(|step| uses_of(program, step)).collect();
+        let meets = |one: &[(BufferId, bool)], two: &[(BufferId, bool)]| {
+            one.iter().any(|(id, writes)| two.iter().any(|(other, also)| id == other && (*writes || *also)))
+        };
+        let waits_of = |later: usize| (0..later).map(|earlier| meets(&uses[earlier], &uses[later])).collect();
+        let waits = (0..steps.len()).map(waits_of).collect();
+        let touch = |sizes: &SizeEnv| {
+            let both = steps.iter().zip(fine);
+            both.map(|(step, fine)| match (step, fine) {
+                (Step::Launch { args, .. }, Some(func)) => Touched::of_kernel(func, args, sizes),
+                _ => Touched::new(program, step, sizes),
+            })
+            .collect()
+        };
+        let touched = points.iter().map(touch).collect();
         let nodes = (0..steps.len()).map(|step| vec![step]).collect();
-        Ok(Run { program, steps, fine, points, nodes, waits })
+        Run { points, nodes, waits, touched }
     }
 
     /// The steps that can be cut into `rows` together with `seed`, which is one of them.
-    fn grow(&self, seed: usize, rows: &Dim) -> Result<Vec<usize>, Diagnostic> {
-        let mut touched: Vec<(i64, Vec<Option<Touched>>)> = vec![];
-        for sizes in self.points {
-            let Ok(n_rows) = rows.eval(sizes) else { return Ok(vec![seed]) };
-            if n_rows <= 1 {
-                return Ok(vec![seed]);
-            }
-            let all = self.steps.iter().zip(self.fine).map(|(step, fine)| match (step, fine) {
-                (Step::Launch { args, .. }, Some(func)) => {
-                    Touched::of_kernel(func, args, n_rows, sizes).map(Some)
-                }
-                _ => Touched::new(self.program, step, n_rows, sizes),
-            });
-            touched.push((n_rows, all.collect::<Result<_, _>>()?));
-        }
+    fn grow(&self, seed: usize, rows: &Dim) -> Vec<usize> {
         let fits = |members: &[usize]| {
-            touched.iter().all(|(n_rows, all)| {
+            self.points.iter().zip(&self.touched).all(|(sizes, all)| {
                 let steps: Option<Vec<&Touched>> = members.iter().map(|step| all[*step].as_ref()).collect();
-                let cut = steps.and_then(|steps| cut(&steps));
-                cut.is_some_and(|rows| rows.block(*n_rows).is_some())
+                let n_rows = rows.eval(sizes).ok().filter(|n_rows| *n_rows > 1);
+                let cut = n_rows.zip(steps).and_then(|(n_rows, steps)| cut(&steps, n_rows)?.block(n_rows));
+                cut.is_some()
             })
         };
         let mut members = vec![seed];
@@ -231,7 +253,7 @@ impl<'p> Run<'p> {
                 }
             }
         }
-        Ok(members)
+        members
     }
 
     /// Whether one node waits for another.
@@ -268,16 +290,18 @@ impl<'p> Run<'p> {
     }
 
     /// The nodes such that none stands before what it waits for; else in the order of their first steps.
-    fn order(&self) -> Vec<Vec<usize>> {
+    ///
+    /// Errors: a circle of waits (our fault).
+    fn order(&self) -> Result<Vec<Vec<usize>>, Diagnostic> {
         let mut left = self.nodes.clone();
         let mut order: Vec<Vec<usize>> = vec![];
         while !left.is_empty() {
             let is_ready =
                 |node: &Vec<usize>| !left.iter().any(|other| other != node && self.node_waits(node, other));
-            // Groups are never split, so something is ready.
-            let next = left.iter().position(is_ready).unwrap_or(0);
+            let next = left.iter().position(is_ready);
+            let next = next.ok_or_else(|| Diagnostic::verify("groups of rows wait for each other"))?;
             order.push(left.remove(next));
         }
-        order
+        Ok(order)
     }
 }

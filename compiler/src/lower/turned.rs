@@ -16,10 +16,10 @@ const MAX_COLS: u32 = 16;
 pub fn walk_in_blocks(func: &mut Func) {
     let Some(axis) = (0..func.grid.len()).find(|axis| is_turned_along(func, *axis)) else { return };
     let (base, count) = (func.grid[axis].base, func.grid[axis].count);
-    func.grid[axis].tile = ROWS;
     let row = Var(func.vars.len() as u32);
     func.vars.push(VarInfo { name: Some("row".into()), ..func.vars[base.0 as usize].clone() });
     let Some(columns) = columns_mut(&mut func.body) else { return };
+    func.grid[axis].tile = ROWS;
     if let ForKind::Lanes { width } = &mut columns.kind {
         *width = (*width).min(MAX_COLS);
     }
@@ -38,6 +38,10 @@ fn is_turned_along(func: &Func, axis: usize) -> bool {
     let Some(columns) = columns(&func.body) else { return false };
     let is_next = |index: &[Index], var: Var| index.last().is_some_and(|last| last.coeff(var).is_const(1));
     let moves = |index: &[Index], var: Var| index.iter().any(|index| !index.coeff(var).is_const(0));
+    let bounds = [&columns.start, &columns.end];
+    if bounds.iter().any(|bound| [base, axis.count].iter().any(|var| !bound.coeff(*var).is_const(0))) {
+        return false;
+    }
     let mut is_turned = false;
     for stmt in &columns.body {
         match stmt {

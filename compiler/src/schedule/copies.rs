@@ -4,7 +4,8 @@
 //! large argument (the reverse of a skinny projection): its vectors then run along the result, without a reduction for every
 //! element. One for a library, whose factor has neighbours along the sum where the result has them along its columns: a library
 //! cuts the result into blocks and turns the factor for each of them, which takes up to half as long as multiplying. A copy is
-//! made once, and is read as often as the batch has places, or blocks. Its rows do not lie a power of two apart where kernels
+//! made once in each run of the function, or of the body of a loop, and is read as often as the batch has places, or blocks; a batch
+//! that is known only at run time is taken for large. Its rows do not lie a power of two apart where kernels
 //! read it: those would all fall on the same few places of a cache that finds a line by its low address.
 
 use super::LaneKind;

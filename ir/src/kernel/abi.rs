@@ -1,6 +1,6 @@
 //! How a compiled CPU kernel is called, shared by the back end that emits it and the runtime that calls it.
 
-use super::{Func, Mem, Space};
+use super::{Func, GridAxis, Mem, Space};
 use crate::dim::{Dim, DimError, SizeEnv};
 
 /// Every tile-local array starts at a multiple of this, and so does the scratch memory itself.
@@ -49,14 +49,21 @@ pub fn scratch_bytes(func: &Func, sizes: &SizeEnv) -> Result<u64, DimError> {
     scratch_layout(func, sizes).map(|(_, total)| total)
 }
 
+/// Number of tiles along one axis of a grid.
+///
+/// Errors: a size without a value, or an extent that overflows.
+pub fn axis_tiles(axis: &GridAxis, sizes: &SizeEnv) -> Result<i64, DimError> {
+    let (extent, tile) = (axis.extent.eval(sizes)?.max(0), i64::from(axis.tile.max(1)));
+    Ok(extent / tile + i64::from(extent % tile != 0))
+}
+
 /// Number of tiles of the grid: the product over the axes of `ceil(extent / tile)`; 1 without axes.
 ///
 /// Errors: a size without a value, or a product that overflows.
 pub fn n_tiles(func: &Func, sizes: &SizeEnv) -> Result<i64, DimError> {
     let mut total = 1i64;
     for axis in &func.grid {
-        let extent = axis.extent.eval(sizes)?.max(0);
-        let tiles = extent / i64::from(axis.tile) + i64::from(extent % i64::from(axis.tile) != 0);
+        let tiles = axis_tiles(axis, sizes)?;
         total = total.checked_mul(tiles).ok_or_else(|| DimError::Overflow(axis.extent.clone()))?;
     }
     Ok(total)

@@ -14,14 +14,11 @@ use crate::scalar::{Scalar, ScalarOp};
 pub struct Span {
     /// What one tile further along each grid axis adds.
     pub steps: Vec<i64>,
-    /// The least that is added.
-    pub lo: i64,
-    /// The most that is added.
-    pub hi: i64,
+    /// The least that is added, if that is known.
+    pub lo: Option<i64>,
+    /// The most that is added, if that is known.
+    pub hi: Option<i64>,
 }
-
-/// Beyond any bound, and far enough from the ends of `i64` for a few additions.
-const FAR: i64 = i64::MAX / 4;
 
 /// An access: positions along each axis.
 pub type Place = Vec<Span>;
@@ -41,7 +38,7 @@ pub fn of_params(func: &Func, sizes: &SizeEnv) -> Result<Vec<Option<Vec<Place>>>
         let mut base = walk.constant(0);
         base.steps[place] = tile;
         walk.vars[axis.base.0 as usize] = Some(base);
-        let count = Span { lo: 1, hi: tile.min(extent), ..walk.constant(0) };
+        let count = Span { lo: Some(1), hi: Some(tile.min(extent)), ..walk.constant(0) };
         walk.vars[axis.count.0 as usize] = Some(count);
     }
     walk.block(&func.body)?;
@@ -53,23 +50,25 @@ impl Span {
         self.steps.iter().all(|step| *step == 0)
     }
 
-    fn add_scaled(&mut self, other: &Span, factor: i64) {
-        for (step, more) in self.steps.iter_mut().zip(&other.steps) {
-            *step = clamp(step.saturating_add(more.saturating_mul(factor)));
+    /// `self + factor * other`; `None` if that overflows.
+    fn plus(&self, other: &Span, factor: i64) -> Option<Span> {
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for (step, more) in self.steps.iter().zip(&other.steps) {
+            steps.push(step.checked_add(more.checked_mul(factor)?)?);
         }
-        let (lo, hi) = (scaled(other.lo, factor), scaled(other.hi, factor));
-        self.lo = clamp(self.lo.saturating_add(lo.min(hi)));
-        self.hi = clamp(self.hi.saturating_add(lo.max(hi)));
+        let bound = |own: Option<i64>, more: Option<i64>| match (own, more) {
+            (Some(own), _) if factor == 0 => Some(Some(own)),
+            (Some(own), Some(more)) => own.checked_add(more.checked_mul(factor)?).map(Some),
+            _ => Some(None),
+        };
+        let (least, most) = if factor < 0 { (other.hi, other.lo) } else { (other.lo, other.hi) };
+        Some(Span { steps, lo: bound(self.lo, least)?, hi: bound(self.hi, most)? })
     }
-}
 
-fn clamp(value: i64) -> i64 {
-    value.clamp(-FAR, FAR)
-}
-
-/// What is beyond any bound stays there.
-fn scaled(value: i64, factor: i64) -> i64 {
-    if factor == 0 { 0 } else { clamp(value.saturating_mul(factor)) }
+    /// The only value it has.
+    fn number(&self) -> Option<i64> {
+        self.lo.filter(|_| self.is_fixed() && self.lo == self.hi)
+    }
 }
 
 struct Walk<'f> {
@@ -87,14 +86,15 @@ impl Walk<'_> {
     }
 
     fn constant(&self, value: i64) -> Span {
-        Span { steps: vec![0; self.func.grid.len()], lo: clamp(value), hi: clamp(value) }
+        Span { steps: vec![0; self.func.grid.len()], lo: Some(value), hi: Some(value) }
     }
 
     fn index(&self, index: &Index) -> Result<Option<Span>, Diagnostic> {
         let mut sum = self.constant(self.dim(&index.offset)?);
         for (var, coeff) in &index.terms {
             let Some(span) = &self.vars[var.0 as usize] else { return Ok(None) };
-            sum.add_scaled(span, self.dim(coeff)?);
+            let Some(more) = sum.plus(span, self.dim(coeff)?) else { return Ok(None) };
+            sum = more;
         }
         Ok(Some(sum))
     }
@@ -135,43 +135,46 @@ impl Walk<'_> {
 
     /// Integer arithmetic on spans; of what moves with the tile only sums and bounds are known.
     fn scalar(&self, op: ScalarOp, a: &Span, b: &Span) -> Option<Span> {
-        let number = |span: &Span| (span.is_fixed() && span.lo == span.hi).then_some(span.lo);
-        let mut sum = a.clone();
-        match op {
-            ScalarOp::Add => sum.add_scaled(b, 1),
-            ScalarOp::Sub => sum.add_scaled(b, -1),
+        let both = |pick: fn(i64, i64) -> i64, a: Option<i64>, b: Option<i64>| Some(pick(a?, b?));
+        let steps = a.steps.clone();
+        Some(match op {
+            ScalarOp::Add => a.plus(b, 1)?,
+            ScalarOp::Sub => a.plus(b, -1)?,
             ScalarOp::Mul => {
-                let (span, factor) = match (number(a), number(b)) {
+                let (span, factor) = match (a.number(), b.number()) {
                     (_, Some(factor)) => (a, factor),
                     (Some(factor), _) => (b, factor),
                     _ => return None,
                 };
-                sum = self.constant(0);
-                sum.add_scaled(span, factor);
+                self.constant(0).plus(span, factor)?
             }
-            ScalarOp::Min if a.steps == b.steps => (sum.lo, sum.hi) = (a.lo.min(b.lo), a.hi.min(b.hi)),
-            ScalarOp::Max if a.steps == b.steps => (sum.lo, sum.hi) = (a.lo.max(b.lo), a.hi.max(b.hi)),
+            ScalarOp::Min if a.steps == b.steps => {
+                let hi = both(i64::min, a.hi, b.hi).or(a.hi).or(b.hi);
+                Span { steps, lo: both(i64::min, a.lo, b.lo), hi }
+            }
+            ScalarOp::Max if a.steps == b.steps => {
+                let lo = both(i64::max, a.lo, b.lo).or(a.lo).or(b.lo);
+                Span { steps, lo, hi: both(i64::max, a.hi, b.hi) }
+            }
             // No more than either; of the two, what does not move says more.
-            ScalarOp::Min => sum = Span { lo: -FAR, ..(if b.is_fixed() { b } else { a }).clone() },
-            ScalarOp::Max => sum = Span { hi: FAR, ..(if b.is_fixed() { b } else { a }).clone() },
+            ScalarOp::Min => Span { lo: None, ..(if b.is_fixed() { b } else { a }).clone() },
+            ScalarOp::Max => Span { hi: None, ..(if b.is_fixed() { b } else { a }).clone() },
             ScalarOp::Div if a.is_fixed() => {
-                let divisor = number(b).filter(|divisor| *divisor > 0)?;
-                let part = |bound: i64| if bound.abs() > FAR / 2 { bound } else { bound / divisor };
-                (sum.lo, sum.hi) = (part(a.lo), part(a.hi));
+                let divisor = b.number().filter(|divisor| *divisor > 0)?;
+                Span { steps, lo: a.lo.map(|lo| lo / divisor), hi: a.hi.map(|hi| hi / divisor) }
             }
-            ScalarOp::Rem if a.is_fixed() && a.lo >= 0 => {
-                let divisor = number(b).filter(|divisor| *divisor > 0)?;
-                (sum.lo, sum.hi) = (0, a.hi.min(divisor - 1));
+            ScalarOp::Rem if a.is_fixed() && a.lo.is_some_and(|lo| lo >= 0) => {
+                let last = b.number().filter(|divisor| *divisor > 0)? - 1;
+                Span { steps, lo: Some(0), hi: Some(a.hi.map_or(last, |hi| hi.min(last))) }
             }
             _ => return None,
-        }
-        Some(sum)
+        })
     }
 
     fn counter(&mut self, inner: &For) -> Result<(), Diagnostic> {
         let range = match (self.index(&inner.start)?, self.index(&inner.end)?) {
             (Some(start), Some(end)) => {
-                let hi = if start.steps == end.steps { clamp(end.hi - 1) } else { FAR };
+                let hi = end.hi.filter(|_| start.steps == end.steps).and_then(|hi| hi.checked_sub(1));
                 Some(Span { hi, ..start })
             }
             _ => None,

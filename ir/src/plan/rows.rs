@@ -9,6 +9,7 @@
 use super::{Arg, BufferId, BufferKind, Contract, Program, Step};
 use crate::diag::Diagnostic;
 use crate::dim::{Dim, SizeEnv};
+use crate::kernel::abi::axis_tiles;
 use crate::kernel::spans::{self, Place};
 use crate::kernel::{Access, Func};
 
@@ -16,6 +17,10 @@ use crate::kernel::{Access, Func};
 const BLOCK_BYTES: u64 = 1 << 20;
 /// The number of blocks is a multiple of this, if rows allow, so that the threads of a small machine end together.
 const MIN_BLOCKS: i64 = 4;
+/// More are no use, not even to a large machine.
+const MAX_BLOCKS: i64 = 64;
+/// Rows of a block of a product that are enough for a library.
+const PRODUCT_ROWS: i64 = 128;
 /// With fewer rows a library spends its time on arranging the other factor of a product.
 const MIN_PRODUCT_ROWS: i64 = 48;
 
@@ -59,8 +64,6 @@ pub enum Side {
 pub struct Touched {
     uses: Vec<Use>,
     kind: Kind,
-    /// Rows of the group.
-    n_rows: i64,
 }
 
 /// One operand.
@@ -95,63 +98,48 @@ impl Rows {
     /// Rows of a block, of `n_rows` in all: a multiple of [`Rows::align`]. `None` if blocks would be too few, too large for a
     /// cache, or too small for a library.
     pub fn block(&self, n_rows: i64) -> Option<i64> {
-        let fitting = i64::try_from(BLOCK_BYTES / self.row_bytes.max(1)).ok()?;
-        let n_blocks = count(count(n_rows, fitting.max(1)), MIN_BLOCKS) * MIN_BLOCKS;
-        let block = count(count(n_rows, n_blocks), self.align).checked_mul(self.align)?;
         let is_sliced = |cut: &Cut| matches!(cut, Cut::Product(Side::Rows | Side::Cols));
-        let least = if self.cuts.iter().any(is_sliced) { MIN_PRODUCT_ROWS } else { 1 };
-        // A few rows more than wanted may stand in a block for the sake of its multiple, but not many.
-        let is_small = block <= fitting.saturating_add(fitting / 4) && block <= n_rows / MIN_BLOCKS * 5 / 4;
-        (block >= least && is_small).then_some(block)
+        let (least, enough) =
+            if self.cuts.iter().any(is_sliced) { (MIN_PRODUCT_ROWS, PRODUCT_ROWS) } else { (1, 1) };
+        let fitting = i64::try_from(BLOCK_BYTES / self.row_bytes.max(1)).ok()?;
+        let wanted = fitting.min(enough.max(n_rows / MAX_BLOCKS)).max(1);
+        let n_blocks = count(count(n_rows, wanted), MIN_BLOCKS).checked_mul(MIN_BLOCKS)?;
+        let rows = count(n_rows, n_blocks.max(1));
+        let block = count(rows, self.align).checked_mul(self.align)?;
+        // A few rows more than fit may stand in a block for the sake of its multiple, but not many.
+        let most = fitting.min(n_rows / MIN_BLOCKS);
+        (block >= least && block <= most.saturating_add(most / 4)).then_some(block)
     }
 }
 
 impl Touched {
-    /// What `step` touches at `sizes`, in a group of so many rows; `None` for steps that have steps inside.
-    ///
-    /// Errors: a size without a value, a contraction without meaning.
-    pub fn new(
-        program: &Program,
-        step: &Step,
-        n_rows: i64,
-        sizes: &SizeEnv,
-    ) -> Result<Option<Touched>, Diagnostic> {
-        let touched = match step {
-            Step::Launch { kernel, args } => match program.kernels.get(*kernel as usize) {
-                Some(func) => return Touched::of_kernel(func, args, n_rows, sizes).map(Some),
-                None => return Ok(None),
-            },
-            Step::Contract(contract) => product_uses(program, contract, sizes)?,
-            Step::Loop { .. } | Step::Unless { .. } | Step::Rows { .. } => return Ok(None),
-        };
-        let (uses, kind) = touched;
-        Ok(Some(Touched { uses, kind, n_rows }))
+    /// What `step` touches at `sizes`; `None` for steps that have steps inside, and where sizes give no answer.
+    pub fn new(program: &Program, step: &Step, sizes: &SizeEnv) -> Option<Touched> {
+        match step {
+            Step::Launch { kernel, args } => {
+                Touched::of_kernel(program.kernels.get(*kernel as usize)?, args, sizes)
+            }
+            Step::Contract(contract) => product_uses(program, contract, sizes).ok(),
+            Step::Loop { .. } | Step::Unless { .. } | Step::Rows { .. } => None,
+        }
     }
 
-    /// What a launch of `func` touches.
-    ///
-    /// Errors: as [`Touched::new`].
-    pub fn of_kernel(func: &Func, args: &[Arg], n_rows: i64, sizes: &SizeEnv) -> Result<Touched, Diagnostic> {
-        let (uses, kind) = kernel_uses(func, args, sizes)?;
-        Ok(Touched { uses, kind, n_rows })
+    /// What a launch of `func` touches; `None` as for [`Touched::new`].
+    pub fn of_kernel(func: &Func, args: &[Arg], sizes: &SizeEnv) -> Option<Touched> {
+        kernel_uses(func, args, sizes).ok()
     }
 
-    /// True if one of the steps must not pass the other: one writes what the other touches.
-    pub fn meets(&self, other: &Touched) -> bool {
-        self.uses.iter().any(|one| other.uses.iter().any(|two| conflict(one, two) != Conflict::None))
-    }
-
-    /// The ways to cut the step such that every operand in `wanted` is cut into the group's rows, finest first, with the
-    /// frames of those operands.
-    fn cuts(&self, wanted: &[usize]) -> Vec<(Cut, Vec<Frame>)> {
+    /// The ways to cut the step such that every operand in `wanted` is cut into `n_rows` rows, finest first, with the frames of
+    /// those operands.
+    fn cuts(&self, n_rows: i64, wanted: &[usize]) -> Vec<(Cut, Vec<Frame>)> {
         match &self.kind {
             Kind::Kernel(tiles) => {
                 let depths = (0..=tiles.len()).rev();
-                depths.filter_map(|depth| self.tile_cut(tiles, depth, wanted)).collect()
+                depths.filter_map(|depth| self.tile_cut(n_rows, tiles, depth, wanted)).collect()
             }
             Kind::Product { extents, strides } => {
                 let sides = [(Side::Rows, 1), (Side::Batch, 0), (Side::Cols, 2)];
-                let fitting = sides.into_iter().filter(|(_, axis)| extents[*axis] == self.n_rows);
+                let fitting = sides.into_iter().filter(|(_, axis)| extents[*axis] == n_rows);
                 let cut = |(side, _): (Side, usize)| {
                     let frame = |operand: &usize| product_frame(extents, strides, side, *operand);
                     let frames: Option<Vec<Frame>> = wanted.iter().map(frame).collect();
@@ -163,15 +151,24 @@ impl Touched {
     }
 
     /// A cut of a kernel between tiles that differ along the first `depth` grid axes.
-    fn tile_cut(&self, tiles: &[i64], depth: usize, wanted: &[usize]) -> Option<(Cut, Vec<Frame>)> {
+    fn tile_cut(
+        &self,
+        n_rows: i64,
+        tiles: &[i64],
+        depth: usize,
+        wanted: &[usize],
+    ) -> Option<(Cut, Vec<Frame>)> {
+        if n_rows <= 0 || tiles.iter().any(|n| *n <= 0) {
+            return None;
+        }
         let mut rows_per_tile = None;
         let mut frames = vec![];
         for place in wanted {
             let one = &self.uses[*place];
-            if self.n_rows <= 0 || one.len % self.n_rows != 0 {
+            if one.len % n_rows != 0 {
                 return None;
             }
-            let row = one.len / self.n_rows;
+            let row = one.len / n_rows;
             let (shape, places) = one.places.as_ref()?;
             for place in places {
                 let per_tile = elems_per_tile(place, shape, tiles, depth)?;
@@ -184,7 +181,7 @@ impl Touched {
             }
             frames.push(Frame { len: row, lo: 0, hi: row - 1 });
         }
-        let tiles = tiles[depth..].iter().product();
+        let tiles = tiles[depth..].iter().try_fold(1i64, |product, n| product.checked_mul(*n))?;
         Some((Cut::Tiles { rows: rows_per_tile.filter(|rows| *rows > 0)?, tiles }, frames))
     }
 }
@@ -196,16 +193,17 @@ fn elems_per_tile(place: &Place, shape: &[i64], tiles: &[i64], depth: usize) -> 
         // Tiles along the inner axes belong together.
         let (mut least, mut most) = (span.lo, span.hi);
         for (step, n) in span.steps[depth..].iter().zip(&tiles[depth..]) {
-            let reach = step.checked_mul((n - 1).max(0))?;
-            least = least.checked_add(reach.min(0))?;
-            most = most.checked_add(reach.max(0))?;
+            let reach = step.checked_mul(n - 1)?;
+            least = least.and_then(|least| least.checked_add(reach.min(0)));
+            most = most.and_then(|most| most.checked_add(reach.max(0)));
         }
         // The last of them may be cut off by the end of the axis.
         if span.steps[..depth].iter().all(|step| *step == 0) {
-            (least, most) = (least.max(0), most.min(extent - 1));
+            least = Some(least.map_or(0, |least| least.max(0)));
+            most = Some(most.map_or(extent - 1, |most| most.min(extent - 1)));
         }
-        lo = lo.checked_mul(*extent)?.checked_add(least)?;
-        hi = hi.checked_mul(*extent)?.checked_add(most)?;
+        lo = lo.checked_mul(*extent)?.checked_add(least?)?;
+        hi = hi.checked_mul(*extent)?.checked_add(most?)?;
         for (sum, step) in steps.iter_mut().zip(&span.steps) {
             *sum = sum.checked_mul(*extent)?.checked_add(*step)?;
         }
@@ -261,15 +259,15 @@ fn conflict(one: &Use, two: &Use) -> Conflict {
         return Conflict::None;
     }
     match two.offset.sub(&one.offset).as_const() {
-        Some(distance) if distance >= one.len || distance <= -two.len => Conflict::None,
+        Some(distance) if distance >= one.len || distance <= two.len.saturating_neg() => Conflict::None,
         Some(distance) => Conflict::At(distance),
         None => Conflict::Unknown,
     }
 }
 
-/// How to cut `steps`, in the order in which they run, into blocks of rows; `None` if they cannot be, or nothing passes between
-/// them.
-pub fn cut(steps: &[&Touched]) -> Option<Rows> {
+/// How to cut `steps`, in the order in which they run, into blocks of `n_rows` rows in all; `None` if they cannot be, or nothing
+/// passes between them. Of several ways to cut a step only the finest is tried.
+pub fn cut(steps: &[&Touched], n_rows: i64) -> Option<Rows> {
     let mut wanted: Vec<Vec<usize>> = vec![vec![]; steps.len()];
     let mut pairs = vec![];
     for (later, two) in steps.iter().enumerate() {
@@ -285,6 +283,9 @@ pub fn cut(steps: &[&Touched]) -> Option<Rows> {
             }
         }
     }
+    if pairs.is_empty() {
+        return None;
+    }
     for (place, operand) in pairs.iter().flat_map(|(one, two, _)| [*one, *two]) {
         if !wanted[place].contains(&operand) {
             wanted[place].push(operand);
@@ -296,7 +297,7 @@ pub fn cut(steps: &[&Touched]) -> Option<Rows> {
         if wanted.is_empty() {
             return None;
         }
-        let (cut, own) = step.cuts(wanted).into_iter().next()?;
+        let (cut, own) = step.cuts(n_rows, wanted).into_iter().next()?;
         if let Cut::Tiles { rows, .. } = cut {
             align = lcm(align, rows)?;
         }
@@ -309,20 +310,21 @@ pub fn cut(steps: &[&Touched]) -> Option<Rows> {
     };
     for (one, two, distance) in &pairs {
         let (first, second) = (frame(*one)?, frame(*two)?);
-        let (lo, hi) = (first.lo.min(second.lo + distance), first.hi.max(second.hi + distance));
-        if first.len != second.len || hi - lo >= first.len {
+        let lo = first.lo.min(second.lo.checked_add(*distance)?);
+        let hi = first.hi.max(second.hi.checked_add(*distance)?);
+        if first.len != second.len || hi.checked_sub(lo)? >= first.len {
             return None;
         }
     }
     let mut passed: Vec<(BufferId, &Dim, u64)> = vec![];
     for (one, ..) in &pairs {
         let used = &steps[one.0].uses[one.1];
-        let bytes = frame(*one)?.len as u64 * used.elem_bytes;
+        let bytes = (frame(*one)?.len as u64).checked_mul(used.elem_bytes)?;
         if !passed.iter().any(|(buffer, offset, _)| *buffer == used.buffer && **offset == used.offset) {
             passed.push((used.buffer, &used.offset, bytes));
         }
     }
-    let row_bytes = passed.iter().map(|(.., bytes)| bytes).sum();
+    let row_bytes = passed.iter().try_fold(0u64, |sum, (.., bytes)| sum.checked_add(*bytes))?;
     Some(Rows { align, cuts, row_bytes })
 }
 
@@ -351,34 +353,23 @@ pub struct Blocks {
 }
 
 /// The blocks in which the steps of a group can run at `sizes`; `None` if they run one after the other.
-///
-/// Errors: a size without a value, a contraction without meaning.
-pub fn blocks(
-    program: &Program,
-    rows: &Dim,
-    body: &[Step],
-    sizes: &SizeEnv,
-) -> Result<Option<Blocks>, Diagnostic> {
-    let missing = |error: crate::dim::DimError| {
-        Diagnostic::input(Default::default(), format!("the rows of a group: {error}"))
-    };
-    let n_rows = rows.eval(sizes).map_err(missing)?;
+pub fn blocks(program: &Program, rows: &Dim, body: &[Step], sizes: &SizeEnv) -> Option<Blocks> {
+    let n_rows = rows.eval(sizes).ok()?;
     // Steps of a block run beside those of others: temporaries that share memory would meet.
     let mut users: Vec<(u32, BufferId)> = vec![];
     for id in body.iter().flat_map(Step::buffers) {
         let Some(BufferKind::Temp(slot)) = program.buffer(id).map(|buffer| buffer.kind) else { continue };
         if users.iter().any(|(known, user)| *known == slot && *user != id) {
-            return Ok(None);
+            return None;
         }
         users.push((slot, id));
     }
-    let touched: Result<Option<Vec<Touched>>, Diagnostic> =
-        body.iter().map(|step| Touched::new(program, step, n_rows, sizes)).collect();
-    let rows = touched?.and_then(|touched| cut(&touched.iter().collect::<Vec<_>>()));
-    Ok(rows.and_then(|rows| Some(Blocks { n_rows, block: rows.block(n_rows)?, rows })))
+    let touched: Option<Vec<Touched>> = body.iter().map(|step| Touched::new(program, step, sizes)).collect();
+    let rows = cut(&touched?.iter().collect::<Vec<_>>(), n_rows)?;
+    Some(Blocks { n_rows, block: rows.block(n_rows)?, rows })
 }
 
-fn kernel_uses(func: &Func, args: &[Arg], sizes: &SizeEnv) -> Result<(Vec<Use>, Kind), Diagnostic> {
+fn kernel_uses(func: &Func, args: &[Arg], sizes: &SizeEnv) -> Result<Touched, Diagnostic> {
     let missing = |error: crate::dim::DimError| {
         Diagnostic::input(Default::default(), format!("kernel @{}: {error}", func.name))
     };
@@ -398,17 +389,12 @@ fn kernel_uses(func: &Func, args: &[Arg], sizes: &SizeEnv) -> Result<(Vec<Use>, 
     }
     let mut tiles = vec![];
     for axis in &func.grid {
-        let (extent, tile) = (axis.extent.eval(sizes).map_err(missing)?, i64::from(axis.tile.max(1)));
-        tiles.push(extent / tile + i64::from(extent % tile != 0));
+        tiles.push(axis_tiles(axis, sizes).map_err(missing)?);
     }
-    Ok((uses, Kind::Kernel(tiles)))
+    Ok(Touched { uses, kind: Kind::Kernel(tiles) })
 }
 
-fn product_uses(
-    program: &Program,
-    contract: &Contract,
-    sizes: &SizeEnv,
-) -> Result<(Vec<Use>, Kind), Diagnostic> {
+fn product_uses(program: &Program, contract: &Contract, sizes: &SizeEnv) -> Result<Touched, Diagnostic> {
     let numbers = contract.sizes(sizes)?;
     let mut uses = vec![];
     for (operand, span) in contract.operands().into_iter().zip(numbers.spans) {
@@ -423,5 +409,5 @@ fn product_uses(
         });
     }
     let extents = [numbers.batch, numbers.m, numbers.n, numbers.k];
-    Ok((uses, Kind::Product { extents, strides: numbers.strides }))
+    Ok(Touched { uses, kind: Kind::Product { extents, strides: numbers.strides } })
 }

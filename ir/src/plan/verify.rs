@@ -245,6 +245,9 @@ impl<'p> Checker<'p> {
                 }
                 Step::Rows { rows, body } => {
                     self.known_size(span, rows);
+                    if body.is_empty() {
+                        self.fail(span, "there are rows, but no steps");
+                    }
                     let is_single = |step: &Step| matches!(step, Step::Launch { .. } | Step::Contract(_));
                     if !body.iter().all(is_single) {
                         self.fail(span, "only launches and contractions run row by row");

@@ -29,8 +29,12 @@ impl BenchReport {
             let _ = writeln!(text, "{}", self.line(measured));
         }
         for group in self.kernels.iter().filter(|measured| !measured.steps.is_empty()) {
-            let _ =
-                writeln!(text, "  {}: for some rows after the other {}", group.name, group.steps.join(", "));
+            let _ = writeln!(
+                text,
+                "  {}, block of rows after block of rows: {}",
+                group.name,
+                group.steps.join(", ")
+            );
         }
         let _ = match &self.host {
             Some(Host { limits, .. }) => writeln!(
