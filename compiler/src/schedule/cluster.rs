@@ -185,6 +185,10 @@ fn candidates(
     deps: &BTreeSet<N>,
     earliest: usize,
 ) -> Vec<usize> {
+    // A copy waits for nothing, and what it joined would make its readers wait.
+    if walk.graph.nodes[node].copy {
+        return vec![];
+    }
     let mut order: Vec<usize> = vec![];
     let mut producers: Vec<usize> = deps.iter().filter_map(|dep| cluster_of[*dep]).collect();
     producers.sort_unstable();
