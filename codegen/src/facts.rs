@@ -31,16 +31,6 @@ pub(crate) fn cast_const(value: Scalar, from: DType, to: DType) -> Scalar {
     }
 }
 
-/// The operands of an instruction that touches no memory.
-pub(crate) fn operands(inst: &Inst) -> Vec<Var> {
-    match inst {
-        Inst::Const(_) | Inst::Index(_) | Inst::Load(..) => vec![],
-        Inst::Scalar(_, args) => args.clone(),
-        Inst::Fma(a, b, c) => vec![*a, *b, *c],
-        Inst::Convert(a) | Inst::Bitcast(a) | Inst::Round(_, a) => vec![*a],
-    }
-}
-
 /// Register arrays that a block indexes by `var` on their lane axis.
 pub(crate) fn collect_lane_indexed(func: &Func, block: &[Stmt], var: Var, found: &mut BTreeSet<LocalId>) {
     let by_lane = |mem: &Mem, index: &[Index]| {

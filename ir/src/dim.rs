@@ -257,6 +257,11 @@ pub enum DimError {
     Overflow(Dim),
 }
 
+/// Parts of `size`, which is positive, that make up `whole`.
+pub fn div_ceil(whole: i64, size: i64) -> i64 {
+    whole / size + i64::from(whole % size != 0)
+}
+
 impl From<i64> for Dim {
     fn from(value: i64) -> Self {
         Dim::constant(value)

@@ -5,6 +5,7 @@
 //! on the number of threads. They do depend on the vectors that the processor has.
 
 use crate::pool::Pool;
+use birkhoff_ir::dim::div_ceil;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::plan::contract::ContractSizes;
 use birkhoff_ir::plan::rows::Side;
@@ -35,7 +36,7 @@ impl Blocks {
     pub(crate) fn new(sizes: &ContractSizes) -> Blocks {
         let (mut rows, mut cols) = (sizes.m.max(1), sizes.n.max(1));
         loop {
-            let (n_rows, n_cols) = (count(sizes.m, rows), count(sizes.n, cols));
+            let (n_rows, n_cols) = (div_ceil(sizes.m, rows), div_ceil(sizes.n, cols));
             let products = rows.saturating_mul(cols).saturating_mul(sizes.k);
             let n_blocks = n_rows.saturating_mul(n_cols).saturating_mul(sizes.batch);
             let is_large = products > MAX_BLOCK || (products > MIN_BLOCK && n_blocks < MIN_BLOCKS);
@@ -43,7 +44,7 @@ impl Blocks {
                 return Blocks { rows, cols, n_rows, n_cols };
             }
             let side = if rows >= cols { &mut rows } else { &mut cols };
-            *side = count(count(*side, 2), BLOCK_STEP) * BLOCK_STEP;
+            *side = div_ceil(div_ceil(*side, 2), BLOCK_STEP) * BLOCK_STEP;
         }
     }
 
@@ -58,11 +59,6 @@ impl Blocks {
     fn per_product(&self) -> i64 {
         self.n_rows.saturating_mul(self.n_cols)
     }
-}
-
-/// Parts of `size` each that make up `whole`.
-fn count(whole: i64, size: i64) -> i64 {
-    whole / size + i64::from(whole % size != 0)
 }
 
 /// Pointers that several threads use for disjoint blocks.

@@ -8,7 +8,7 @@ use crate::memory::Block;
 use crate::pool::Pool;
 use crate::resolve::{Arg, Contract, Kernel, Part, Resolved, Step};
 use birkhoff_ir::diag::Diagnostic;
-use birkhoff_ir::dim::SizeEnv;
+use birkhoff_ir::dim::{SizeEnv, div_ceil};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::abi::KernelFn;
 use birkhoff_ir::plan::contract::ContractSizes;
@@ -215,7 +215,7 @@ impl<'a> Call<'a> {
     /// rows.
     unsafe fn rows(&self, n_rows: i64, block: i64, parts: &[Prepared<'_>]) {
         let group = Group { parts, scratch: &self.scratch };
-        let n_blocks = n_rows / block + i64::from(n_rows % block != 0);
+        let n_blocks = div_ceil(n_rows, block);
         self.pool.run(n_blocks, &|thread, first, last| {
             let group = &group;
             for number in first..last {

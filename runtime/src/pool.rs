@@ -7,6 +7,7 @@
 //! microseconds, and so does waking a thread.
 
 use birkhoff_ir::diag::Diagnostic;
+use birkhoff_ir::dim::div_ceil;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -61,7 +62,7 @@ impl Pool {
         };
         let n_threads = self.n_threads as i64;
         let range = (n_tiles / n_threads.saturating_mul(RANGES_PER_THREAD)).max(1);
-        let n_ranges = n_tiles / range + i64::from(n_tiles % range != 0);
+        let n_ranges = div_ceil(n_tiles, range);
         let next = AtomicI64::new(0);
         let work = |thread: usize| {
             loop {

@@ -5,7 +5,7 @@
 
 use super::emit::Emitter;
 use super::value::{Val, chunk_type, n_chunks, scalar_type, vector_type};
-use crate::facts::{self, scalar_bits};
+use crate::facts::scalar_bits;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Inst, Var, math};
@@ -121,7 +121,7 @@ impl Emitter<'_, '_> {
         let mut known = args.to_vec();
         for (dtype, inst) in &expansion.insts {
             let mut operands = vec![];
-            for Var(operand) in facts::operands(inst) {
+            for Var(operand) in inst.operands() {
                 operands.push(known[operand as usize].clone());
             }
             let val = self.pure_inst(*dtype, inst, &operands)?;

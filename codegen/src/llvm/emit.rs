@@ -10,7 +10,7 @@ use super::host::Host;
 use super::lanes::Lanes;
 use super::regs::RegArray;
 use super::value::Val;
-use crate::facts::{needing_memory, operands};
+use crate::facts::needing_memory;
 use crate::size::{Linear, Size, local_bytes};
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, Sym};
@@ -277,7 +277,7 @@ impl<'a, 'c> Emitter<'a, 'c> {
             Inst::Index(index) => self.index_value(index),
             _ => {
                 let mut args = vec![];
-                for var in operands(inst) {
+                for var in inst.operands() {
                     args.push((self.lookup(var)?.val, self.func.dtype(var)));
                 }
                 self.pure_inst(dtype, inst, &args)

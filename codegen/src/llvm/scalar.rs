@@ -7,7 +7,7 @@
 use super::build::{Cast, FloatCompare, IntCompare, Ssa, type_of};
 use super::emit::Emitter;
 use super::value::Val;
-use crate::facts::{cast_const, operands};
+use crate::facts::cast_const;
 use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::{Inst, Var, math};
@@ -110,7 +110,7 @@ impl<'c> Emitter<'_, 'c> {
         let mut known = args.to_vec();
         for (dtype, inst) in &expansion.insts {
             let operands: Vec<(Val<'c>, DType)> =
-                operands(inst).into_iter().map(|Var(operand)| known[operand as usize]).collect();
+                inst.operands().into_iter().map(|Var(operand)| known[operand as usize]).collect();
             let val = self.pure_inst(*dtype, inst, &operands)?;
             known.push((val, *dtype));
         }

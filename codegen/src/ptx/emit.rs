@@ -10,7 +10,7 @@ use super::layout::{ALIGN_BYTES, Layout};
 use super::regs::RegArray;
 use super::{LaneMode, Limits};
 use birkhoff_ir::diag::Diagnostic;
-use birkhoff_ir::dim::{Dim, Sym};
+use birkhoff_ir::dim::{Dim, Sym, div_ceil};
 use birkhoff_ir::dtype::DType;
 use birkhoff_ir::kernel::lanes::LaneScope;
 use birkhoff_ir::kernel::{self, For, ForKind, Index, Inst, Stmt, Var};
@@ -174,7 +174,7 @@ impl<'a, 'c, 'm> Emitter<'a, 'c, 'm> {
     fn n_tiles(&mut self, extent: &Dim, tile: i64) -> Ssa<'c, 'm> {
         if let Some(extent) = extent.as_const() {
             let extent = extent.max(0);
-            return self.b.i64(extent / tile + i64::from(extent % tile != 0));
+            return self.b.i64(div_ceil(extent, tile));
         }
         let extent = self.dim(extent);
         let (up, tile) = (self.b.i64(tile - 1), self.b.i64(tile));

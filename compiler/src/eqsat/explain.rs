@@ -4,7 +4,6 @@
 //! so each is visited once: written out flat they grow exponentially.
 
 use super::extract::Choice;
-use super::rewriter::canonical;
 use super::term::{Graph, Head, Term};
 use egg::{Id, RecExpr, TreeTerm};
 use std::collections::{BTreeMap, HashSet};
@@ -49,7 +48,7 @@ fn copy(
         args.push(copy(graph, first, first.find(*arg), choice, expr, place)?);
     }
     let head = match term.head {
-        Head::Op(kind, op) => Head::Op(kind, graph.analysis.intern_op(&canonical(first.analysis.op(op)))),
+        Head::Op(kind, op) => Head::Op(kind, graph.analysis.intern_op(first.analysis.op(op))),
         other => other,
     };
     let added = expr.add(Term { head, args });

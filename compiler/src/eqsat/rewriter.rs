@@ -13,6 +13,7 @@ use birkhoff_ir::dtype::DType;
 use birkhoff_ir::scalar::{Scalar, ScalarOp};
 use birkhoff_ir::tensor::{Attr, Einsum, F64, Op, OpKind, TensorType};
 use egg::Id;
+use std::borrow::Cow;
 
 /// Builds terms in an e-graph.
 pub struct Rewriter<'g> {
@@ -268,11 +269,9 @@ impl Rewriter<'_> {
 }
 
 /// The op as the graph holds it: contractions with their labels renamed.
-pub fn canonical(op: &Op) -> Op {
-    match (op.einsum(), op.dtype()) {
-        (Some(spec), Some(dtype)) => contract_op(spec, dtype).unwrap_or_else(|| op.clone()),
-        _ => op.clone(),
-    }
+pub fn canonical(op: &Op) -> Cow<'_, Op> {
+    let renamed = op.einsum().zip(op.dtype()).and_then(|(spec, dtype)| contract_op(spec, dtype));
+    renamed.map_or(Cow::Borrowed(op), Cow::Owned)
 }
 
 /// The op of a contraction, with labels `a`, `b`, .. in order of occurrence. `None` for more labels than letters.

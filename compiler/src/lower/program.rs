@@ -225,10 +225,7 @@ impl ProgramBuilder<'_> {
 
     /// The position of a kernel, which is kept once however often it is built.
     fn intern(&mut self, func: Func) -> u32 {
-        let same = |other: &Func| {
-            other.vars.len() == func.vars.len() && Func { name: func.name.clone(), ..other.clone() } == func
-        };
-        if let Some(known) = self.program.kernels.iter().position(same) {
+        if let Some(known) = self.program.kernels.iter().position(|known| known.is_same_code(&func)) {
             return known as u32;
         }
         self.program.kernels.push(func);

@@ -10,7 +10,7 @@ use birkhoff_ir::diag::Diagnostic;
 use birkhoff_ir::dim::{Dim, SizeEnv};
 use birkhoff_ir::kernel::{Access, Block, Func, GridAxis, Stmt};
 use birkhoff_ir::plan::rows::{Touched, cut};
-use birkhoff_ir::plan::{BufferId, Program, Step};
+use birkhoff_ir::plan::{BufferId, Program, Step, for_each_launched};
 
 /// Run-time sizes at which groups are looked for: large ones, where they matter.
 const LARGE: i64 = 1024;
@@ -43,24 +43,12 @@ pub fn group_rows(program: &mut Program) -> Result<(), Diagnostic> {
 /// Leaves out kernels that nothing launches any more.
 fn drop_idle_kernels(program: &mut Program) {
     let mut launched = vec![false; program.kernels.len()];
-    for_each_kernel(&mut program.steps, &mut |kernel| launched[*kernel as usize] = true);
+    for_each_launched(&mut program.steps, &mut |kernel| launched[*kernel as usize] = true);
     let place_of =
         |kernel: u32| launched[..kernel as usize].iter().filter(|is_launched| **is_launched).count();
-    for_each_kernel(&mut program.steps, &mut |kernel| *kernel = place_of(*kernel) as u32);
+    for_each_launched(&mut program.steps, &mut |kernel| *kernel = place_of(*kernel) as u32);
     let mut is_launched = launched.iter();
     program.kernels.retain(|_| is_launched.next().is_some_and(|is_launched| *is_launched));
-}
-
-fn for_each_kernel(steps: &mut [Step], visit: &mut dyn FnMut(&mut u32)) {
-    for step in steps {
-        match step {
-            Step::Launch { kernel, .. } => visit(kernel),
-            Step::Contract(_) => {}
-            Step::Loop { body, .. } | Step::Unless { body, .. } | Step::Rows { body, .. } => {
-                for_each_kernel(body, visit)
-            }
-        }
-    }
 }
 
 fn grouped(program: &mut Program, steps: Vec<Step>, points: &[SizeEnv]) -> Result<Vec<Step>, Diagnostic> {
@@ -179,8 +167,8 @@ fn walks(block: &Block, end: i64) -> bool {
 
 /// The position of `func` in the plan, where it is put under a name of its own unless it is there.
 fn intern(program: &mut Program, func: &Func) -> u32 {
-    let is_same = |known: &Func| Func { name: func.name.clone(), ..known.clone() } == *func;
-    let place = program.kernels.iter().position(is_same).unwrap_or_else(|| {
+    let known = program.kernels.iter().position(|known| known.is_same_code(func));
+    let place = known.unwrap_or_else(|| {
         let name = format!("{}_rows", func.name).as_str().into();
         program.kernels.push(Func { name, ..func.clone() });
         program.kernels.len() - 1

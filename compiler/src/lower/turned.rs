@@ -17,8 +17,8 @@ pub fn walk_in_blocks(func: &mut Func) {
     let Some(axis) = (0..func.grid.len()).find(|axis| is_turned_along(func, *axis)) else { return };
     let (base, count) = (func.grid[axis].base, func.grid[axis].count);
     let row = Var(func.vars.len() as u32);
-    func.vars.push(VarInfo { name: Some("row".into()), ..func.vars[base.0 as usize].clone() });
     let Some(columns) = columns_mut(&mut func.body) else { return };
+    func.vars.push(VarInfo { name: Some("row".into()), ..func.vars[base.0 as usize].clone() });
     func.grid[axis].tile = ROWS;
     if let ForKind::Lanes { width } = &mut columns.kind {
         *width = (*width).min(MAX_COLS);
@@ -49,10 +49,9 @@ fn is_turned_along(func: &Func, axis: usize) -> bool {
                 is_turned |=
                     is_next(index, base) && moves(index, columns.var) && !is_next(index, columns.var);
             }
-            Stmt::Let(_, Inst::Const(_) | Inst::Index(_)) => {}
+            Stmt::Let(_, Inst::Load(..)) => return false,
             // The first place of a tile is no longer that of a row.
-            Stmt::Let(_, inst @ (Inst::Scalar(..) | Inst::Fma(..) | Inst::Convert(_) | Inst::Round(..)))
-                if !operands(inst).contains(&base) => {}
+            Stmt::Let(_, inst) if !inst.operands().contains(&base) => {}
             Stmt::Store { mem: Mem::Param(_), index, .. } if is_next(index, columns.var) => {}
             _ => return false,
         }
@@ -82,15 +81,6 @@ fn columns_mut(body: &mut Block) -> Option<&mut For> {
 
 fn is_constant(stmt: &Stmt) -> bool {
     matches!(stmt, Stmt::Let(_, Inst::Const(_)))
-}
-
-fn operands(inst: &Inst) -> Vec<Var> {
-    match inst {
-        Inst::Scalar(_, args) => args.clone(),
-        Inst::Fma(a, b, c) => vec![*a, *b, *c],
-        Inst::Convert(arg) | Inst::Bitcast(arg) | Inst::Round(_, arg) => vec![*arg],
-        Inst::Const(_) | Inst::Index(_) | Inst::Load(..) => vec![],
-    }
 }
 
 fn indices_mut(stmt: &mut Stmt) -> Vec<&mut Index> {

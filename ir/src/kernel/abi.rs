@@ -1,7 +1,7 @@
 //! How a compiled CPU kernel is called, shared by the back end that emits it and the runtime that calls it.
 
 use super::{Func, GridAxis, Mem, Space};
-use crate::dim::{Dim, DimError, SizeEnv};
+use crate::dim::{Dim, DimError, SizeEnv, div_ceil};
 
 /// Every tile-local array starts at a multiple of this, and so does the scratch memory itself.
 pub const SCRATCH_ALIGN_BYTES: u64 = 64;
@@ -54,7 +54,7 @@ pub fn scratch_bytes(func: &Func, sizes: &SizeEnv) -> Result<u64, DimError> {
 /// Errors: a size without a value, or an extent that overflows.
 pub fn axis_tiles(axis: &GridAxis, sizes: &SizeEnv) -> Result<i64, DimError> {
     let (extent, tile) = (axis.extent.eval(sizes)?.max(0), i64::from(axis.tile.max(1)));
-    Ok(extent / tile + i64::from(extent % tile != 0))
+    Ok(div_ceil(extent, tile))
 }
 
 /// Number of tiles of the grid: the product over the axes of `ceil(extent / tile)`; 1 without axes.

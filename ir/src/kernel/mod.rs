@@ -241,6 +241,18 @@ pub enum Inst {
     Load(Mem, Vec<Index>),
 }
 
+impl Inst {
+    /// The variables it computes with; those of indices and elements of memory aside.
+    pub fn operands(&self) -> Vec<Var> {
+        match self {
+            Inst::Const(_) | Inst::Index(_) | Inst::Load(..) => vec![],
+            Inst::Scalar(_, args) => args.clone(),
+            Inst::Fma(a, b, c) => vec![*a, *b, *c],
+            Inst::Convert(arg) | Inst::Bitcast(arg) | Inst::Round(_, arg) => vec![*arg],
+        }
+    }
+}
+
 /// How an accumulator takes a value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AccumOp {
@@ -367,6 +379,17 @@ pub enum Stmt {
 }
 
 impl Func {
+    /// True if the kernels differ in their names at most.
+    pub fn is_same_code(&self, other: &Func) -> bool {
+        let Func { name: _, sizes, params, grid, locals, vars, body } = self;
+        *vars == other.vars
+            && *sizes == other.sizes
+            && *params == other.params
+            && *grid == other.grid
+            && *locals == other.locals
+            && *body == other.body
+    }
+
     /// The dtype of `var`.
     pub fn dtype(&self, var: Var) -> DType {
         self.vars[var.0 as usize].dtype

@@ -115,9 +115,7 @@ impl Program {
         }
         let mut kernels = vec![];
         for kernel in &other.kernels {
-            let same = self.kernels.iter().position(|known| {
-                *known == crate::kernel::Func { name: known.name.clone(), ..kernel.clone() }
-            });
+            let same = self.kernels.iter().position(|known| known.is_same_code(kernel));
             kernels.push(same.unwrap_or_else(|| {
                 let taken = |name: &Sym| self.kernels.iter().any(|known| known.name == *name);
                 let name = free_name(&kernel.name, taken);

@@ -184,6 +184,19 @@ impl Program {
     }
 }
 
+/// Shows the kernel of every launch, by position, which may be changed.
+pub fn for_each_launched(steps: &mut [Step], visit: &mut dyn FnMut(&mut u32)) {
+    for step in steps {
+        match step {
+            Step::Launch { kernel, .. } => visit(kernel),
+            Step::Contract(_) => {}
+            Step::Loop { body, .. } | Step::Unless { body, .. } | Step::Rows { body, .. } => {
+                for_each_launched(body, visit)
+            }
+        }
+    }
+}
+
 impl Step {
     /// The steps inside; none for a launch or a contraction.
     pub fn body(&self) -> &[Step] {

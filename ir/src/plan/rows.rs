@@ -8,7 +8,7 @@
 
 use super::{Arg, BufferId, BufferKind, Contract, Program, Step};
 use crate::diag::Diagnostic;
-use crate::dim::{Dim, SizeEnv};
+use crate::dim::{Dim, SizeEnv, div_ceil};
 use crate::kernel::abi::axis_tiles;
 use crate::kernel::spans::{self, Place};
 use crate::kernel::{Access, Func};
@@ -103,9 +103,9 @@ impl Rows {
             if self.cuts.iter().any(is_sliced) { (MIN_PRODUCT_ROWS, PRODUCT_ROWS) } else { (1, 1) };
         let fitting = i64::try_from(BLOCK_BYTES / self.row_bytes.max(1)).ok()?;
         let wanted = fitting.min(enough.max(n_rows / MAX_BLOCKS)).max(1);
-        let n_blocks = count(count(n_rows, wanted), MIN_BLOCKS).checked_mul(MIN_BLOCKS)?;
-        let rows = count(n_rows, n_blocks.max(1));
-        let block = count(rows, self.align).checked_mul(self.align)?;
+        let n_blocks = div_ceil(div_ceil(n_rows, wanted), MIN_BLOCKS).checked_mul(MIN_BLOCKS)?;
+        let rows = div_ceil(n_rows, n_blocks.max(1));
+        let block = div_ceil(rows, self.align).checked_mul(self.align)?;
         // A few rows more than fit may stand in a block for the sake of its multiple, but not many.
         let most = fitting.min(n_rows / MIN_BLOCKS);
         (block >= least && block <= most.saturating_add(most / 4)).then_some(block)
@@ -326,11 +326,6 @@ pub fn cut(steps: &[&Touched], n_rows: i64) -> Option<Rows> {
     }
     let row_bytes = passed.iter().try_fold(0u64, |sum, (.., bytes)| sum.checked_add(*bytes))?;
     Some(Rows { align, cuts, row_bytes })
-}
-
-/// Parts of `size` each that make up `whole`.
-fn count(whole: i64, size: i64) -> i64 {
-    whole / size + i64::from(whole % size != 0)
 }
 
 fn lcm(a: i64, b: i64) -> Option<i64> {

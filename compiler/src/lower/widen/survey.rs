@@ -199,7 +199,7 @@ impl<'f> Survey<'f> {
                         }
                     }
                     facts.defined.insert(*var);
-                    facts.operands.extend(operands(inst));
+                    facts.operands.extend(inst.operands());
                     self.scope.define(*var, inst);
                     if self.scope.is_per_lane(*var) {
                         facts.per_lane.insert(*var);
@@ -293,16 +293,6 @@ impl<'f> Survey<'f> {
             let same = |axis: usize| places().all(|index| index.get(axis) == first.get(axis));
             !(0..first.len()).any(|axis| tells(&first[axis]) && same(axis))
         })
-    }
-}
-
-/// What a value is computed from, elements of memory aside.
-fn operands(inst: &Inst) -> Vec<Var> {
-    match inst {
-        Inst::Scalar(_, args) => args.clone(),
-        Inst::Fma(a, b, c) => vec![*a, *b, *c],
-        Inst::Convert(arg) | Inst::Bitcast(arg) | Inst::Round(_, arg) => vec![*arg],
-        Inst::Const(_) | Inst::Index(_) | Inst::Load(..) => vec![],
     }
 }
 

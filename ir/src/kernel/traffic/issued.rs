@@ -1,7 +1,7 @@
 //! Issued loads and stores, by multiplying trip counts and what the machine makes of one.
 
 use crate::diag::Diagnostic;
-use crate::dim::{Dim, SizeEnv, Sym};
+use crate::dim::{Dim, SizeEnv, Sym, div_ceil};
 use crate::kernel::lanes::{AccumKind, LaneScope};
 use crate::kernel::{Block, For, ForKind, Func, Index, Inst, Mem, Stmt, Var};
 use crate::scalar::{Scalar, eval};
@@ -102,16 +102,13 @@ fn collect<'b>(block: &'b Block, steering: &mut [bool], lets: &mut Vec<(Var, &'b
     }
 }
 
-/// The variables that `inst` computes with.
+/// The variables that `inst` computes with, those of its indices among them.
 fn operands(inst: &Inst) -> Vec<Var> {
     let of_index = |index: &Index| index.terms.iter().map(|(var, _)| *var).collect::<Vec<Var>>();
     match inst {
-        Inst::Const(_) => vec![],
         Inst::Index(index) => of_index(index),
-        Inst::Scalar(_, args) => args.clone(),
-        Inst::Fma(a, b, c) => vec![*a, *b, *c],
-        Inst::Convert(arg) | Inst::Bitcast(arg) | Inst::Round(_, arg) => vec![*arg],
         Inst::Load(_, index) => index.iter().flat_map(of_index).collect(),
+        _ => inst.operands(),
     }
 }
 
@@ -168,7 +165,7 @@ impl Counter<'_> {
         };
         let (extent, tile) = (self.dim(&axis.extent)?.max(0), i64::from(axis.tile.max(1)));
         if self.steering[axis.base.0 as usize] {
-            for idx in 0..extent / tile + i64::from(extent % tile != 0) {
+            for idx in 0..div_ceil(extent, tile) {
                 self.set(axis.base, Some(idx * tile));
                 self.set(axis.count, Some(tile.min(extent - idx * tile)));
                 self.tiles(axis_idx + 1, times)?;

@@ -4,7 +4,9 @@ use super::Spans;
 use crate::diag::{Diagnostic, Span};
 use crate::dim::{Dim, Sym};
 use crate::kernel;
-use crate::plan::{Arg, Buffer, BufferId, BufferKind, Contract, Matrix, Program, SizeDecl, Step};
+use crate::plan::{
+    Arg, Buffer, BufferId, BufferKind, Contract, Matrix, Program, SizeDecl, Step, for_each_launched,
+};
 use crate::text::{Cursor, Token, parse_dim};
 
 /// A plan and where its parts stand.
@@ -304,21 +306,9 @@ impl Parser<'_> {
                 }
             }
         }
-        renumber(&mut self.program.steps, &positions);
+        for_each_launched(&mut self.program.steps, &mut |kernel| {
+            *kernel = positions.get(*kernel as usize).copied().unwrap_or(*kernel)
+        });
         Ok(Parsed { program: self.program, spans: self.spans })
-    }
-}
-
-fn renumber(steps: &mut [Step], positions: &[u32]) {
-    for step in steps {
-        match step {
-            Step::Launch { kernel, .. } => {
-                *kernel = positions.get(*kernel as usize).copied().unwrap_or(*kernel)
-            }
-            Step::Contract(_) => {}
-            Step::Loop { body, .. } | Step::Unless { body, .. } | Step::Rows { body, .. } => {
-                renumber(body, positions)
-            }
-        }
     }
 }
